@@ -1,0 +1,5 @@
+//! Placement and rebalancing without IO.
+
+mod limits;
+
+pub use limits::{Limits, Policy};

@@ -1,0 +1,375 @@
+//! The typed tree of `evenkeel.yaml`: every key, its unit and its default. Unknown keys are errors.
+//!
+//! Field names are the keys. Defaults of what `balance` decides live there (`balance::Limits`); all others are
+//! here. Nothing is validated in this file: see `validate`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use balance::{Limits as RebalanceLimits, Policy};
+use ipnet::IpNet;
+use model::{EndpointId, EndpointState, PoolName, Weight};
+use serde::Deserialize;
+
+use crate::units;
+
+/// The whole file.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect. At least one.
+    pub listeners: Vec<Listener>,
+    /// Which requests go to which pool. Longest match wins; an unmatched request is answered 404.
+    pub routes: Vec<Route>,
+    /// Interchangeable endpoints by name.
+    pub pools: BTreeMap<PoolName, Pool>,
+    /// Bounds of the whole process.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Peers whose X-Forwarded-* and X-Request-Id are kept and appended to; from others they are replaced.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// What happens on SIGTERM.
+    #[serde(default)]
+    pub shutdown: Shutdown,
+    /// The operator's port.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Relay threads. Default: as many as the CPUs this process may use.
+    #[serde(default)]
+    pub workers: Option<usize>,
+    /// What is logged.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// One address that clients connect to.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// `0.0.0.0:8080`, `[::]:8080` (IPv6 and, unless `ipv6_only`, IPv4), port 0 for one that the system picks.
+    pub address: SocketAddr,
+    /// On an IPv6 address: refuse IPv4 clients.
+    #[serde(default)]
+    pub ipv6_only: bool,
+    /// Present: `wss://` and `https://`. Absent: `ws://` and `http://`.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// Files of a TLS listener, read again when they change.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM: the certificate, then its chain. Relative paths start at the configuration file's folder.
+    pub certificate: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1 private key.
+    pub key: PathBuf,
+}
+
+/// Which requests go to which pool.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// `chat.example.com`, or `*.example.com` for every name below it. Absent: any host.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Path prefix, by whole segments: `/ws` matches `/ws` and `/ws/a`, not `/wsx`.
+    #[serde(default = "root_path")]
+    pub path: String,
+    /// Where it goes.
+    pub pool: PoolName,
+    /// Most connections at once through this route. Default: only `limits.connections_max`.
+    #[serde(default)]
+    pub connections_max: Option<usize>,
+}
+
+/// Interchangeable endpoints, how sessions are placed on them, and how they are moved.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// A fixed list. Exactly one of `endpoints` and `endpoints_file` is present.
+    #[serde(default)]
+    pub endpoints: Option<Vec<StaticEndpoint>>,
+    /// YAML or JSON file with such a list, watched for changes.
+    #[serde(default)]
+    pub endpoints_file: Option<PathBuf>,
+    /// How a new session's endpoint is picked.
+    #[serde(default)]
+    pub balance: Policy,
+    /// When and how fast sessions are moved.
+    #[serde(default)]
+    pub rebalance: RebalanceLimits,
+    /// By what means a session is moved.
+    #[serde(default, rename = "move")]
+    pub moves: Move,
+    /// WebSocket details.
+    #[serde(default)]
+    pub websocket: WebSocket,
+    /// Longest wait for a TCP connection to an endpoint.
+    #[serde(default = "units::secs::<3>", with = "units::duration")]
+    pub dial_timeout: Duration,
+    /// Longest wait for an endpoint's response head.
+    #[serde(default = "units::secs::<10>", with = "units::duration")]
+    pub response_timeout: Duration,
+    /// Endpoints tried for one request before it is answered 502: 1 to 10.
+    #[serde(default = "three")]
+    pub tries_max: u8,
+}
+
+/// An endpoint as it is written in a list.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticEndpoint {
+    /// IP address and port.
+    pub address: SocketAddr,
+    /// Identity that outlives an address. Default: the address.
+    #[serde(default)]
+    pub id: Option<EndpointId>,
+    /// Share of the load, 1 to 1000.
+    #[serde(default)]
+    pub weight: Weight,
+    /// `ready`, `unready` or `draining`.
+    #[serde(default)]
+    pub state: EndpointState,
+}
+
+/// The ladder of a move, gentlest first. The first rung that a session allows is taken.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Move {
+    /// Present: the client is told first and has a grace time in which it leaves by itself.
+    pub notice: Option<Notice>,
+    /// The close that ends the session.
+    pub close: Close,
+}
+
+/// A message that asks the client to come back on a new connection.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notice {
+    /// Sent as a Text message. Exactly one of `text` and `binary` is present. At most 16 KiB.
+    /// `{{grace_ms}}` and `{{reason}}` are filled in.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// Base64; sent as a Binary message.
+    #[serde(default)]
+    pub binary: Option<units::Base64>,
+    /// How long the client has before it is closed.
+    #[serde(default = "units::secs::<30>", with = "units::duration")]
+    pub grace: Duration,
+    /// The grace of each session is spread by up to this share either way: 0.0 to 1.0.
+    #[serde(default = "fifth")]
+    pub jitter: f64,
+    /// Only sessions with one of these subprotocols get the notice. Empty: all.
+    #[serde(default)]
+    pub when_subprotocol: Vec<String>,
+}
+
+/// The polite close at a quiet moment.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Close {
+    /// Close code, RFC 6455 section 7.4.
+    pub code: u16,
+    /// Close reason, at most 123 bytes.
+    pub reason: String,
+    /// Who gets the Close frame first, and so which direction can lose a message.
+    pub order: CloseOrder,
+    /// Both directions must be at a message boundary and silent for this long.
+    #[serde(with = "units::duration")]
+    pub quiet: Duration,
+    /// Longest wait for such a moment; then the close is sent at the next frame boundary.
+    #[serde(with = "units::duration")]
+    pub wait: Duration,
+    /// Longest wait for the peer's own Close frame.
+    #[serde(with = "units::duration")]
+    pub reply_timeout: Duration,
+}
+
+impl Default for Close {
+    fn default() -> Self {
+        Self {
+            code: 1012,
+            reason: "rebalance".into(),
+            order: CloseOrder::ClientFirst,
+            quiet: Duration::from_millis(100),
+            wait: Duration::from_secs(5),
+            reply_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Move {
+    fn default() -> Self {
+        Self { notice: None, close: Close::default() }
+    }
+}
+
+/// Who gets the Close frame first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseOrder {
+    /// Every message of the client is delivered; what the endpoint sends after the Close is counted and dropped.
+    #[default]
+    ClientFirst,
+    /// Every message of the endpoint is delivered; what the client sends after the Close is counted and dropped.
+    BackendFirst,
+}
+
+/// WebSocket details of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebSocket {
+    /// What a malformed frame does.
+    pub on_bad_frame: OnBadFrame,
+    /// Close code for the client when the endpoint vanishes without one.
+    pub on_upstream_abort: u16,
+    /// Another endpoint is tried when one dies after the upgrade request was sent, before any byte of its answer.
+    pub retry_upgrade: bool,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self { on_bad_frame: OnBadFrame::Opaque, on_upstream_abort: 1012, retry_upgrade: true }
+    }
+}
+
+/// What a malformed frame does to its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadFrame {
+    /// The bytes pass as they are from then on; the peer judges them; the session is pinned.
+    #[default]
+    Opaque,
+    /// Both peers get Close 1002.
+    Strict,
+}
+
+/// Bounds of the whole process.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Client connections at once. Default: what the file descriptors allow, (limit - 200) / 2.
+    pub connections_max: Option<usize>,
+    /// Client connections at once from one address. Default: no bound of its own.
+    pub connections_per_client_max: Option<usize>,
+    /// Bytes of a request or response head: 1 KiB to 64 KiB.
+    pub head_bytes_max: usize,
+    /// Longest wait for a complete request head.
+    #[serde(with = "units::duration")]
+    pub head_timeout: Duration,
+    /// Longest wait for a TLS handshake.
+    #[serde(with = "units::duration")]
+    pub tls_handshake_timeout: Duration,
+    /// A peer that takes no byte for this long is cut off.
+    #[serde(with = "units::duration")]
+    pub write_stall_timeout: Duration,
+    /// A session without a byte in either direction for this long is closed. Default: never.
+    #[serde(with = "units::optional_duration")]
+    pub idle_timeout: Option<Duration>,
+    /// After the peer ended its side without a Close frame, the other direction has this long.
+    #[serde(with = "units::duration")]
+    pub half_close_timeout: Duration,
+    /// After both Close frames, or after our FIN, a peer has this long to close.
+    #[serde(with = "units::duration")]
+    pub close_linger: Duration,
+    /// Idle keep-alive connections of plain HTTP, to clients and to endpoints.
+    #[serde(with = "units::duration")]
+    pub http_keep_alive_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: None,
+            connections_per_client_max: None,
+            head_bytes_max: 16 * 1024,
+            head_timeout: Duration::from_secs(10),
+            tls_handshake_timeout: Duration::from_secs(10),
+            write_stall_timeout: Duration::from_secs(60),
+            idle_timeout: None,
+            half_close_timeout: Duration::from_secs(5),
+            close_linger: Duration::from_secs(2),
+            http_keep_alive_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What happens on SIGTERM: not ready at once, no new socket, then sessions are closed at an even pace.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// The closes are spread over this time; keep it some seconds below terminationGracePeriodSeconds.
+    #[serde(with = "units::duration")]
+    pub drain_time: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_time: Duration::from_secs(20) }
+    }
+}
+
+/// The operator's port: health, metrics, status.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Loopback by default. Port 0 for one that the system picks.
+    pub address: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900) }
+    }
+}
+
+/// What is logged, to standard error.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: Level,
+    /// `text` or `json`.
+    pub format: Format,
+    /// One line per ended session (duration, bytes, close code, endpoint).
+    pub access: bool,
+}
+
+/// Least severe level that is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+fn root_path() -> String {
+    "/".into()
+}
+
+fn three() -> u8 {
+    3
+}
+
+fn fifth() -> f64 {
+    0.2
+}

@@ -1,0 +1,1 @@
+//! Endpoint snapshots from static lists and watched files.

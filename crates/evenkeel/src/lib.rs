@@ -1,0 +1,1 @@
+//! The evenkeel command: wiring, signals, logging.

@@ -1,0 +1,1 @@
+//! Listeners, TLS, dialing, the relay, the session table, plan execution, drain.

@@ -1,0 +1,12 @@
+//! The words of evenkeel: identities, time, and what discovery says of an endpoint.
+//!
+//! Every other crate speaks in these types. Nothing here decides, waits or does IO.
+
+mod endpoint;
+mod id;
+mod time;
+pub mod units;
+
+pub use endpoint::{Endpoint, EndpointState, Snapshot, Weight, WeightError};
+pub use id::{EndpointId, PoolName, SessionId};
+pub use time::Time;

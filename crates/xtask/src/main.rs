@@ -1,0 +1,2 @@
+//! Project chores as programs.
+fn main() {}

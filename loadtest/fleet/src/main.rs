@@ -1,0 +1,2 @@
+//! Fleet.
+fn main() {}
