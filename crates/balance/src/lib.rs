@@ -1,5 +1,25 @@
-//! Placement and rebalancing without IO.
+//! Placement and rebalancing without IO: where a new session goes, and which sessions have to leave.
+//!
+//! [`Planner`] is one pool as one replica sees it. The shell tells it what happened (`handle_*`) and asks what to
+//! do (`poll_*`); the same code runs in the gateway and under virtual time in tests. Which very sessions leave is
+//! decided by [`victims`], with what the shell knows of them.
+//!
+//! Not here: by what means a session is moved (the gateway's ladder), sockets, clocks, and a random source: time
+//! and the seed are arguments.
 
+mod drain;
+mod ledger;
+mod level;
 mod limits;
+mod pace;
+mod pick;
+mod planner;
+mod random;
+mod slot;
+mod status;
+pub mod victims;
 
 pub use limits::{Limits, Policy};
+pub use pick::Pick;
+pub use planner::{Action, ClientKey, Ended, Move, MoveReason, Opened, Planner};
+pub use status::{EndpointStatus, MoveCounts, Outcomes, PoolStatus};

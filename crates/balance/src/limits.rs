@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use model::units;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How the endpoint of a new session is picked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Smallest (sessions + handshakes in flight + 1) / weight, ties broken at random.
