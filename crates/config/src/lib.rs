@@ -1,6 +1,23 @@
-//! The configuration schema, its defaults and its validation: text in, [`Config`] out.
+//! The configuration: text in, a checked [`Config`] out, with every complaint at its key, line and column.
+//!
+//! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] applies the routes,
+//! [`explain`] tells an operator what the file means. Not here: reading files, watching them, looking at the
+//! machine (whether a certificate exists, how many descriptors there are).
 
+mod check;
+mod endpoints;
+mod error;
+mod explain;
+mod parse;
+mod router;
+mod rules;
 pub mod schema;
+mod tree;
 pub mod units;
 
+pub use endpoints::parse_endpoints;
+pub use error::{Errors, Problem, Warning};
+pub use explain::explain;
+pub use parse::{Checked, parse};
+pub use router::{Router, match_route};
 pub use schema::*;

@@ -137,7 +137,7 @@ pub struct StaticEndpoint {
 }
 
 /// The ladder of a move, gentlest first. The first rung that a session allows is taken.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Move {
     /// Present: the client is told first and has a grace time in which it leaves by itself.
@@ -199,12 +199,6 @@ impl Default for Close {
             wait: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(5),
         }
-    }
-}
-
-impl Default for Move {
-    fn default() -> Self {
-        Self { notice: None, close: Close::default() }
     }
 }
 

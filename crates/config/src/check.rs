@@ -1,0 +1,277 @@
+//! The checks on content: which parts are checked and in what order. The rules of single values are in `rules`.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use balance::Limits as RebalanceLimits;
+use ws::{Verdict, verdict};
+
+use crate::endpoints::check_list;
+use crate::error::did_you_mean;
+use crate::rules;
+use crate::tree::{Path, Tree};
+use crate::{Close, Config, Errors, Limits, Notice, Pool, Problem, Warning};
+
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Checks everything and collects all complaints, in the file's order.
+pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors> {
+    let mut check = Check { tree, problems: Vec::new(), warnings: Vec::new() };
+    let root = Path::default();
+    check.listeners(config, &root.key("listeners"));
+    check.routes(config, &root.key("routes"));
+    check.pools(config, &root.key("pools"));
+    check.limits(&config.limits, &root.key("limits"));
+    let shutdown = root.key("shutdown").key("drain_time");
+    check.duration(&shutdown, config.shutdown.drain_time, Duration::ZERO..=DAY);
+    if !config.admin.address.ip().is_loopback() {
+        let message = format!(
+            "`{}` can be reached from other machines and asks nobody who they are; \
+             use 127.0.0.1, or let a network policy guard it",
+            config.admin.address
+        );
+        check.warn(&root.key("admin").key("address"), message);
+    }
+    check.number(&root.key("workers"), config.workers, 1..=1024);
+    check.problems.sort();
+    check.warnings.sort();
+    if check.problems.is_empty() { Ok(check.warnings) } else { Err(Errors(check.problems)) }
+}
+
+struct Check<'a> {
+    tree: &'a Tree,
+    problems: Vec<Problem>,
+    warnings: Vec<Warning>,
+}
+
+impl Check<'_> {
+    fn fail(&mut self, path: &Path, message: impl Into<String>) {
+        self.problems.push(Problem::new(self.tree.place(path), path, message));
+    }
+
+    fn warn(&mut self, path: &Path, message: impl Into<String>) {
+        self.warnings.push(Problem::new(self.tree.place(path), path, message));
+    }
+
+    fn number<N: PartialOrd + std::fmt::Display>(
+        &mut self,
+        path: &Path,
+        value: impl Into<Option<N>>,
+        allowed: RangeInclusive<N>,
+    ) {
+        if let Some(value) = value.into()
+            && !allowed.contains(&value)
+        {
+            self.fail(path, format!("found {value}, expected {} to {}", allowed.start(), allowed.end()));
+        }
+    }
+
+    fn duration(&mut self, path: &Path, value: Duration, allowed: RangeInclusive<Duration>) {
+        if !allowed.contains(&value) {
+            let words = |d: &Duration| rules::duration_text(*d);
+            let (least, most) = (words(allowed.start()), words(allowed.end()));
+            self.fail(path, format!("found {}, expected {least} to {most}", words(&value)));
+        }
+    }
+
+    fn rule(&mut self, path: &Path, outcome: Result<(), String>) {
+        if let Err(message) = outcome {
+            self.fail(path, message);
+        }
+    }
+
+    fn close_code(&mut self, path: &Path, code: u16) {
+        match verdict(code) {
+            Verdict::Fine => {}
+            Verdict::Warn(why) => self.warn(path, format!("found {code}: {why}")),
+            Verdict::Refuse(why) => self.fail(path, format!("found {code}: {why}")),
+        }
+    }
+
+    // ---- listeners and routes ----
+
+    fn listeners(&mut self, config: &Config, path: &Path) {
+        if config.listeners.is_empty() {
+            self.fail(path, "found none, expected at least one, for example `- address: 0.0.0.0:8080`");
+        }
+        let mut seen = BTreeMap::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let here = path.index(index);
+            // Port 0 is another port each time.
+            if listener.address.port() != 0
+                && let Some(first) = seen.insert(listener.address, index)
+            {
+                let message = format!("`{}` is already listener {first}; remove one", listener.address);
+                self.fail(&here.key("address"), message);
+            }
+            if listener.ipv6_only && listener.address.is_ipv4() {
+                let message = format!("`{}` is IPv4; remove the key, or listen on [::]", listener.address);
+                self.fail(&here.key("ipv6_only"), message);
+            }
+            let Some(tls) = &listener.tls else { continue };
+            for (key, file) in [("certificate", &tls.certificate), ("key", &tls.key)] {
+                if file.as_os_str().is_empty() {
+                    self.fail(&here.key("tls").key(key), "found nothing, expected the path of a PEM file");
+                }
+            }
+        }
+    }
+
+    fn routes(&mut self, config: &Config, path: &Path) {
+        if config.routes.is_empty() {
+            self.fail(path, "found none, expected at least one, for example `- pool: chat`");
+        }
+        let pools: Vec<&str> = config.pools.keys().map(model::PoolName::as_str).collect();
+        let mut seen = BTreeMap::new();
+        for (index, route) in config.routes.iter().enumerate() {
+            let here = path.index(index);
+            if !config.pools.contains_key(&route.pool) {
+                let known = if pools.is_empty() { "none".into() } else { pools.join(", ") };
+                let hint = did_you_mean(route.pool.as_str(), &pools);
+                self.fail(
+                    &here.key("pool"),
+                    format!("there is no pool `{}`{hint}; pools: {known}", route.pool),
+                );
+            }
+            if let Some(host) = &route.host {
+                self.rule(&here.key("host"), rules::host(host));
+            }
+            self.rule(&here.key("path"), rules::path(&route.path));
+            let host = route.host.as_ref().map(|host| host.to_ascii_lowercase());
+            if let Some(first) = seen.insert((host, route.path.trim_end_matches('/')), index) {
+                self.fail(&here, format!("same host and path as route {first}; remove one"));
+            }
+            self.number(&here.key("connections_max"), route.connections_max, 1..=usize::MAX);
+        }
+    }
+
+    // ---- pools ----
+
+    fn pools(&mut self, config: &Config, path: &Path) {
+        for (name, pool) in &config.pools {
+            let here = path.key(name.as_str());
+            self.rule(&here, rules::pool_name(name.as_str()));
+            if !config.routes.iter().any(|route| route.pool == *name) {
+                self.warn(&here, "no route leads to this pool; add one, or remove the pool");
+            }
+            self.pool(pool, &here);
+        }
+    }
+
+    fn pool(&mut self, pool: &Pool, path: &Path) {
+        match (&pool.endpoints, &pool.endpoints_file) {
+            (Some(list), None) => {
+                check_list(list, &path.key("endpoints"), self.tree, &mut self.problems);
+                if list.is_empty() {
+                    let message =
+                        "the list is empty: every request is answered 503 until an endpoint is added";
+                    self.warn(&path.key("endpoints"), message);
+                }
+            }
+            (None, Some(file)) if file.as_os_str().is_empty() => {
+                self.fail(&path.key("endpoints_file"), "found nothing, expected the path of a file");
+            }
+            (None, Some(_)) => {}
+            (Some(_), Some(_)) => {
+                self.fail(&path.key("endpoints_file"), "there is `endpoints` as well; keep one of the two");
+            }
+            (None, None) => {
+                self.fail(
+                    path,
+                    "found neither `endpoints` nor `endpoints_file`, expected exactly one of them",
+                );
+            }
+        }
+        self.rebalance(&pool.rebalance, &path.key("rebalance"));
+        let moves = path.key("move");
+        if let Some(notice) = &pool.moves.notice {
+            self.notice(notice, &moves.key("notice"));
+            if notice.grace > pool.rebalance.drain_deadline {
+                let message = "the grace is longer than `rebalance.drain_deadline`: \
+                               on a draining endpoint it is cut short";
+                self.warn(&moves.key("notice").key("grace"), message);
+            }
+        }
+        self.close(&pool.moves.close, &moves.key("close"));
+        let abort = path.key("websocket").key("on_upstream_abort");
+        self.close_code(&abort, pool.websocket.on_upstream_abort);
+        self.duration(&path.key("dial_timeout"), pool.dial_timeout, MS..=MINUTE);
+        self.duration(&path.key("response_timeout"), pool.response_timeout, MS..=HOUR);
+        self.number(&path.key("tries_max"), pool.tries_max, 1..=10);
+    }
+
+    fn rebalance(&mut self, limits: &RebalanceLimits, path: &Path) {
+        self.number(&path.key("start_ratio"), limits.start_ratio, 1.0..=10.0);
+        // A start ratio that is wrong itself is told once.
+        let most = limits.start_ratio.clamp(1.0, 10.0);
+        if !(1.0..=most).contains(&limits.stop_ratio) {
+            let message = format!("found {}, expected 1 to `start_ratio` ({most})", limits.stop_ratio);
+            self.fail(&path.key("stop_ratio"), message);
+        }
+        self.number(&path.key("min_surplus"), limits.min_surplus, 1..=1_000_000);
+        self.duration(&path.key("settle"), limits.settle, Duration::ZERO..=MINUTE * 10);
+        self.duration(&path.key("interval"), limits.interval, MS * 100..=DAY);
+        self.duration(&path.key("min_age"), limits.min_age, Duration::ZERO..=DAY);
+        self.duration(&path.key("cooldown"), limits.cooldown, Duration::ZERO..=DAY);
+        self.number(&path.key("moves_per_second_max"), limits.moves_per_second_max, 0.001..=100_000.0);
+        self.number(&path.key("concurrent_moves_max"), limits.concurrent_moves_max, 1..=1_000_000);
+        self.duration(&path.key("drain_deadline"), limits.drain_deadline, MS * 100..=DAY);
+        self.duration(&path.key("return_timeout"), limits.return_timeout, MS * 100..=HOUR);
+    }
+
+    fn notice(&mut self, notice: &Notice, path: &Path) {
+        match (&notice.text, &notice.binary) {
+            (Some(text), None) => self.rule(&path.key("text"), rules::notice_bytes(text.as_bytes())),
+            (None, Some(binary)) => self.rule(&path.key("binary"), rules::notice_bytes(&binary.0)),
+            (Some(_), Some(_)) => {
+                self.fail(&path.key("binary"), "there is `text` as well; keep one of the two")
+            }
+            (None, None) => {
+                self.fail(path, "found neither `text` nor `binary`, expected exactly one of them")
+            }
+        }
+        self.duration(&path.key("grace"), notice.grace, MS..=HOUR);
+        self.number(&path.key("jitter"), notice.jitter, 0.0..=1.0);
+        for (index, token) in notice.when_subprotocol.iter().enumerate() {
+            self.rule(&path.key("when_subprotocol").index(index), rules::token(token));
+        }
+    }
+
+    fn close(&mut self, close: &Close, path: &Path) {
+        self.close_code(&path.key("code"), close.code);
+        self.rule(&path.key("reason"), rules::close_reason(&close.reason));
+        self.duration(&path.key("quiet"), close.quiet, Duration::ZERO..=MINUTE);
+        self.duration(&path.key("wait"), close.wait, Duration::ZERO..=HOUR);
+        self.duration(&path.key("reply_timeout"), close.reply_timeout, MS..=MINUTE * 10);
+    }
+
+    // ---- the process ----
+
+    fn limits(&mut self, limits: &Limits, path: &Path) {
+        self.number(&path.key("connections_max"), limits.connections_max, 1..=usize::MAX);
+        self.number(
+            &path.key("connections_per_client_max"),
+            limits.connections_per_client_max,
+            1..=usize::MAX,
+        );
+        self.number(&path.key("head_bytes_max"), limits.head_bytes_max, 1024..=65_536);
+        let waits = [
+            ("head_timeout", limits.head_timeout, MINUTE * 10),
+            ("tls_handshake_timeout", limits.tls_handshake_timeout, MINUTE * 10),
+            ("write_stall_timeout", limits.write_stall_timeout, DAY),
+            ("half_close_timeout", limits.half_close_timeout, HOUR),
+            ("close_linger", limits.close_linger, MINUTE),
+            ("http_keep_alive_timeout", limits.http_keep_alive_timeout, DAY),
+        ];
+        for (key, value, most) in waits {
+            self.duration(&path.key(key), value, MS..=most);
+        }
+        if let Some(idle) = limits.idle_timeout {
+            self.duration(&path.key("idle_timeout"), idle, MS..=DAY * 30);
+        }
+    }
+}

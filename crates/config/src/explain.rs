@@ -1,0 +1,212 @@
+//! What a configuration means, as aligned text for `evenkeel check`: listeners, routes in the order in which they
+//! match, pools with every setting in effect.
+
+use std::cmp::Reverse;
+use std::fmt::Write as _;
+
+use crate::rules::duration_text;
+use crate::{CloseOrder, Config, OnBadFrame, Pool, Route};
+
+/// Plain text, lines of at most about 100 columns, each ended by a newline.
+pub fn explain(config: &Config) -> String {
+    let mut text = String::new();
+    section(&mut text, "listeners", config.listeners.iter().map(listener).collect());
+    section(&mut text, "routes, first match wins", routes(config));
+    for (name, pool) in &config.pools {
+        section(&mut text, &format!("pool {name}"), pool_rows(pool));
+    }
+    section(&mut text, "process", process(config));
+    text
+}
+
+type Row = (String, String);
+
+fn section(text: &mut String, title: &str, rows: Vec<Row>) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{title}");
+    let width = rows.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
+    for (left, right) in rows {
+        let _ = writeln!(text, "  {left:width$}  {right}");
+    }
+}
+
+fn row(key: &str, value: impl std::fmt::Display) -> Row {
+    (key.to_owned(), value.to_string())
+}
+
+fn listener(listener: &crate::Listener) -> Row {
+    let address = listener.address;
+    match &listener.tls {
+        None => row(&format!("ws://{address}"), "plain"),
+        Some(tls) => row(
+            &format!("wss://{address}"),
+            format!("certificate {}, key {}", tls.certificate.display(), tls.key.display()),
+        ),
+    }
+}
+
+/// Exact hosts, then wildcards from the longest, then any host; in each, longest path first.
+fn routes(config: &Config) -> Vec<Row> {
+    let mut routes: Vec<&Route> = config.routes.iter().collect();
+    routes.sort_by_key(|route| {
+        let host = route.host.as_deref().unwrap_or("");
+        let class = match &route.host {
+            Some(host) if host.starts_with("*.") => 1,
+            Some(_) => 0,
+            None => 2,
+        };
+        // Only among wildcards does the length decide; the name keeps a host's routes together.
+        let length = if class == 1 { host.len() } else { 0 };
+        (class, Reverse(length), host.to_ascii_lowercase(), Reverse(route.path.trim_end_matches('/').len()))
+    });
+    let line = |route: &Route| {
+        let left = format!("{}{}", route.host.as_deref().unwrap_or("(any host)"), route.path);
+        let bound = route.connections_max.map_or(String::new(), |n| format!(", at most {n} connections"));
+        row(&left, format!("-> {}{bound}", route.pool))
+    };
+    routes.into_iter().map(line).collect()
+}
+
+fn pool_rows(pool: &Pool) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for e in pool.fixed_endpoints().unwrap_or_default() {
+        let state = format!("{:?}", e.state).to_lowercase();
+        rows.push(row(
+            "endpoint",
+            format!("{} at {}, weight {}, {state}", e.id, e.address, e.weight.value()),
+        ));
+    }
+    if let Some(file) = &pool.endpoints_file {
+        rows.push(row("endpoints_file", file.display()));
+    }
+    rows.push(row("balance", policy(pool.balance)));
+    rebalance_rows(pool, &mut rows);
+    move_rows(pool, &mut rows);
+    let bad_frame = match pool.websocket.on_bad_frame {
+        OnBadFrame::Opaque => "pass on as it is and pin the session",
+        OnBadFrame::Strict => "close both sides with 1002",
+    };
+    rows.push(row("bad frame", bad_frame));
+    rows.push(row(
+        "endpoint vanishes",
+        format!("close the client with {}", pool.websocket.on_upstream_abort),
+    ));
+    let retry =
+        if pool.websocket.retry_upgrade { "upgrades are retried" } else { "upgrades are not retried" };
+    rows.push(row(
+        "reaching one",
+        format!(
+            "dial {}, response {}, {} tries, {retry}",
+            duration_text(pool.dial_timeout),
+            duration_text(pool.response_timeout),
+            pool.tries_max
+        ),
+    ));
+    rows
+}
+
+fn rebalance_rows(pool: &Pool, rows: &mut Vec<Row>) {
+    let limits = &pool.rebalance;
+    if limits.enabled {
+        rows.push(row(
+            "rebalance",
+            format!(
+                "starts above {} x target and {} sessions, stops at {} x",
+                limits.start_ratio, limits.min_surplus, limits.stop_ratio
+            ),
+        ));
+        let pace = limits.moves_per_second_max.map_or_else(
+            || "2 % of the sessions, 10 to 500, moves a second".to_owned(),
+            |pace| format!("{pace} moves a second"),
+        );
+        rows.push(row("pace", format!("{pace}, {} at once", limits.concurrent_moves_max)));
+        rows.push(row(
+            "checks",
+            format!(
+                "{} after endpoint changes, every {}",
+                duration_text(limits.settle),
+                duration_text(limits.interval)
+            ),
+        ));
+        rows.push(row(
+            "left alone",
+            format!(
+                "{} after connecting, {} after a move",
+                duration_text(limits.min_age),
+                duration_text(limits.cooldown)
+            ),
+        ));
+    } else {
+        rows.push(row("rebalance", "off (draining endpoints are still emptied)"));
+    }
+    rows.push(row("draining", format!("empty after {}", duration_text(limits.drain_deadline))));
+    let away = duration_text(limits.return_timeout);
+    rows.push(row("returns", format!("expected for {away} after a move")));
+}
+
+fn move_rows(pool: &Pool, rows: &mut Vec<Row>) {
+    if let Some(notice) = &pool.moves.notice {
+        let kind = if notice.text.is_some() { "text" } else { "binary" };
+        let who = match notice.when_subprotocol.as_slice() {
+            [] => String::new(),
+            some => format!(", only {}", some.join(", ")),
+        };
+        let grace = duration_text(notice.grace);
+        rows.push(row(
+            "move: notice",
+            format!("{kind}, grace {grace} +/- {:.0} %{who}", notice.jitter * 100.0),
+        ));
+    }
+    let close = &pool.moves.close;
+    let order = match close.order {
+        CloseOrder::ClientFirst => "client first",
+        CloseOrder::BackendFirst => "endpoint first",
+    };
+    rows.push(row(
+        "move: close",
+        format!(
+            "{} {:?}, {order}, after {} of quiet or {}, reply within {}",
+            close.code,
+            close.reason,
+            duration_text(close.quiet),
+            duration_text(close.wait),
+            duration_text(close.reply_timeout)
+        ),
+    ));
+}
+
+fn policy(policy: balance::Policy) -> &'static str {
+    match policy {
+        balance::Policy::LeastConnections => "least_connections",
+        balance::Policy::Random => "random",
+        balance::Policy::RoundRobin => "round_robin",
+    }
+}
+
+fn process(config: &Config) -> Vec<Row> {
+    let limits = &config.limits;
+    let bound = |n: Option<usize>, none: &str| n.map_or_else(|| none.to_owned(), |n| n.to_string());
+    let idle = limits.idle_timeout.map_or_else(|| "never".to_owned(), duration_text);
+    let proxies: Vec<_> = config.trusted_proxies.iter().map(ToString::to_string).collect();
+    vec![
+        row("workers", bound(config.workers, "one a CPU")),
+        row("connections_max", bound(limits.connections_max, "what the file descriptors allow")),
+        row("connections_per_client_max", bound(limits.connections_per_client_max, "no bound")),
+        row(
+            "request head",
+            format!("{} bytes, {}", limits.head_bytes_max, duration_text(limits.head_timeout)),
+        ),
+        row("tls_handshake_timeout", duration_text(limits.tls_handshake_timeout)),
+        row("write_stall_timeout", duration_text(limits.write_stall_timeout)),
+        row("idle_timeout", idle),
+        row("half_close_timeout", duration_text(limits.half_close_timeout)),
+        row("close_linger", duration_text(limits.close_linger)),
+        row("http_keep_alive_timeout", duration_text(limits.http_keep_alive_timeout)),
+        row("trusted_proxies", if proxies.is_empty() { "none".to_owned() } else { proxies.join(", ") }),
+        row("shutdown.drain_time", duration_text(config.shutdown.drain_time)),
+        row("admin", format!("http://{}", config.admin.address)),
+    ]
+}
