@@ -127,6 +127,11 @@ impl Scanner {
         self.remaining == 0 && !self.open
     }
 
+    /// Payload of the current data frame that is still to come, in bytes.
+    pub fn payload_remaining(&self) -> u64 {
+        self.remaining
+    }
+
     /// Passes the outstanding payload, as far as there are bytes; returns how many.
     fn pass(&mut self, available: usize) -> usize {
         let len = usize::try_from(self.remaining).map_or(available, |remaining| remaining.min(available));
