@@ -1,2 +1,90 @@
-//! Project chores as programs.
-fn main() {}
+//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `fuzz`, `setup`.
+//!
+//! A rule that matters is a program here, so that neither memory nor review has to hold it. Everything is called
+//! through ordinary tools (cargo, npm, pip); there is no other build system. Not here: the tests themselves.
+
+#![allow(clippy::print_stdout, reason = "talking to the person at the terminal is the purpose")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod fuzz;
+mod metadata;
+mod purity;
+mod setup;
+mod source;
+mod steps;
+mod test;
+mod tidy;
+mod tree;
+
+/// Project chores of evenkeel.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Everything that must hold before a change is handed in; installs what is missing.
+    Test {
+        /// Also 50,000 cases for each property, 10 minutes of each fuzz target, and the 9,000-client scenario.
+        #[arg(long)]
+        long: bool,
+    },
+    /// Sizes, headers, links, licences, metric names: what a reader notices first.
+    Tidy,
+    /// Which crate may import which, and what the pure crates must not know.
+    Purity,
+    /// Runs fuzz targets on stable Rust.
+    Fuzz {
+        /// Time for each target.
+        #[arg(long, default_value_t = 1)]
+        minutes: u32,
+        /// Only this one: scanner, request_head or configuration.
+        target: Option<String>,
+    },
+    /// Installs Node.js, `ws` and Python `websockets` for the interop tests, into target/interop.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let outcome = match Arguments::parse().chore {
+        Chore::Test { long } => test::run(&root, long),
+        Chore::Tidy => tidy::run(&root).and_then(report),
+        Chore::Purity => purity::run(&root).and_then(report),
+        Chore::Fuzz { minutes, target } => fuzz::run(&root, minutes, target.as_deref()).map(|_| true),
+        Chore::Setup => setup::run(&root).map(|told| {
+            println!("{told}");
+            true
+        }),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints findings; true when there are none.
+fn report(findings: Vec<String>) -> anyhow::Result<bool> {
+    for finding in &findings {
+        println!("{finding}");
+    }
+    println!("{} findings", findings.len());
+    Ok(findings.is_empty())
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("this crate is two folders below the root").to_path_buf()
+}

@@ -1,0 +1,115 @@
+//! Installs what the interop tests need and a fresh Debian lacks: Node.js, `ws`, Python `websockets`.
+//!
+//! Everything but Debian's own packages goes into target/interop: nothing is installed for the whole machine,
+//! and `cargo clean` removes it. Present parts are kept, so that a second run needs no network.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::steps::call;
+
+/// Oldest Node.js that `ws` 8 and our scripts run on; Debian 12 has 18.
+const NODE_MAJOR_MIN: u32 = 18;
+const NPM_PACKAGE: &str = "ws@^8.18.0";
+const PIP_PACKAGE: &str = "websockets>=15,<18";
+
+/// Returns one line that says what is there.
+///
+/// # Errors
+/// When a part is missing and can not be installed; the message says what to install by hand.
+pub fn run(root: &Path) -> anyhow::Result<String> {
+    let folder = root.join("target/interop");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let node = node()?;
+    let ws = folder.join("node_modules/ws/package.json");
+    if !ws.exists() {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--no-save", "--prefix", "."]).arg(NPM_PACKAGE);
+        call(npm.current_dir(&folder))?;
+    }
+    let package: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&ws)?)?;
+    let websockets = match websockets_version(&folder) {
+        Some(version) => version,
+        None => {
+            venv(&folder)?;
+            call(Command::new(folder.join("venv/bin/python")).args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                PIP_PACKAGE,
+            ]))?;
+            websockets_version(&folder).context("websockets was installed but cannot be imported")?
+        }
+    };
+    let ws = package["version"].as_str().unwrap_or("unknown");
+    Ok(format!("Node.js {node}, ws {ws}, Python websockets {websockets} in {}", folder.display()))
+}
+
+/// The version of Node.js, installing it when it is missing.
+fn node() -> anyhow::Result<String> {
+    if node_version().is_none() || output("npm", &["--version"]).is_none() {
+        apt(&["nodejs", "npm"])?;
+    }
+    let version = node_version().context("Node.js is installed but `node --version` fails")?;
+    if major(&version).is_none_or(|major| major < NODE_MAJOR_MIN) {
+        bail!(
+            "Node.js is {version}, expected {NODE_MAJOR_MIN} or newer: install one and put it first in PATH"
+        );
+    }
+    Ok(version)
+}
+
+fn node_version() -> Option<String> {
+    output("node", &["--version"])
+}
+
+/// `v20.1.2` -> 20.
+fn major(version: &str) -> Option<u32> {
+    version.trim_start_matches('v').split('.').next()?.parse().ok()
+}
+
+/// Debian splits `venv` from Python: without python3-venv the first try fails and leaves half a folder.
+fn venv(folder: &Path) -> anyhow::Result<()> {
+    let make = || call(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")));
+    if make().is_err() {
+        apt(&["python3", "python3-venv"])?;
+        make()?;
+    }
+    Ok(())
+}
+
+fn websockets_version(folder: &Path) -> Option<String> {
+    let python = folder.join("venv/bin/python");
+    output(python.to_str()?, &["-c", "import websockets; print(websockets.__version__)"])
+}
+
+fn apt(packages: &[&str]) -> anyhow::Result<()> {
+    let hint = || {
+        format!("please install {} (Debian: apt-get install {})", packages.join(" and "), packages.join(" "))
+    };
+    call(Command::new("apt-get").args(["update", "-q"])).with_context(hint)?;
+    let install = ["install", "-q", "-y", "--no-install-recommends"];
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(install).args(packages);
+    call(&mut apt).with_context(hint)?;
+    Ok(())
+}
+
+/// Trimmed standard output of a command that succeeds.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_is_read_with_and_without_the_letter() {
+        assert_eq!((major("v20.20.2"), major("18.1"), major("none")), (Some(20), Some(18), None));
+    }
+}
