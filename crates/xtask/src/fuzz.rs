@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+use crate::setup::apt;
 use crate::steps::call;
 use crate::test::cargo;
 
@@ -27,8 +28,11 @@ pub fn run(root: &Path, minutes: u32, only: Option<&str>) -> anyhow::Result<()> 
     if targets.is_empty() {
         bail!("no fuzz target {:?}; expected one of {TARGETS:?}", only.unwrap_or_default());
     }
-    let probe = cargo(root).args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !probe.is_ok_and(|status| status.success()) {
+    // libFuzzer is C++.
+    if !is_there(Command::new("c++").arg("--version")) {
+        apt(&["g++"])?;
+    }
+    if !is_there(cargo(root).args(["fuzz", "--version"])) {
         call(cargo(root).args(["install", "cargo-fuzz", "--locked"]))?;
     }
     let mut lines = Vec::new();
@@ -44,6 +48,10 @@ pub fn run(root: &Path, minutes: u32, only: Option<&str>) -> anyhow::Result<()> 
         bail!("{findings} targets with findings; the inputs are in fuzz/artifacts");
     }
     Ok(())
+}
+
+fn is_there(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 struct Run {

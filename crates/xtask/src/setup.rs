@@ -86,7 +86,11 @@ fn websockets_version(folder: &Path) -> Option<String> {
     output(python.to_str()?, &["-c", "import websockets; print(websockets.__version__)"])
 }
 
-fn apt(packages: &[&str]) -> anyhow::Result<()> {
+/// Installs Debian packages.
+///
+/// # Errors
+/// When apt-get is missing or refuses; the message says what to install by hand.
+pub fn apt(packages: &[&str]) -> anyhow::Result<()> {
     let hint = || {
         format!("please install {} (Debian: apt-get install {})", packages.join(" and "), packages.join(" "))
     };
