@@ -1,0 +1,245 @@
+//! A pool in virtual time: clients, sessions and a shell that obeys the planner, in a few lines and without chance
+//! except for a seed.
+//!
+//! It checks what must hold in every run: a poll that gave nothing asks to be called later and not at once, no
+//! unknown endpoint is named, no more is asked than there is, and the planner's counts equal ours.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use balance::victims::{Candidate, choose};
+use balance::{Action, ClientKey, Ended, Limits, Move, MoveReason, Planner, Policy};
+use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
+
+pub struct Session {
+    pub endpoint: EndpointId,
+    pub cooling_until: Time,
+    pub idle_since: Time,
+    /// When its move ends, if one is under way.
+    pub leaves_at: Option<Time>,
+}
+
+/// What happened, for the assertions.
+#[derive(Default)]
+pub struct Log {
+    /// When, from where, why, how many began.
+    pub moves: Vec<(Time, EndpointId, MoveReason, u32)>,
+    /// Moves by client.
+    pub moved: BTreeMap<u32, u32>,
+    /// Clients that found no endpoint, by time.
+    pub refused: Vec<Time>,
+}
+
+pub struct World {
+    pub now: Time,
+    pub planner: Planner,
+    pub sessions: BTreeMap<u32, Session>,
+    /// Clients on their way (back).
+    pub arrivals: BTreeSet<(Time, u32)>,
+    pub log: Log,
+    /// How long a move takes.
+    pub move_takes: Duration,
+    /// A closed client is away for a time between these, in milliseconds.
+    pub away_ms: (u64, u64),
+    chance: u64,
+}
+
+pub fn endpoint(name: &str, weight: u16, state: EndpointState) -> Endpoint {
+    Endpoint {
+        id: name.into(),
+        address: "127.0.0.1:80".parse().expect("the address is valid"),
+        weight: Weight::new(weight).expect("the weight is valid"),
+        state,
+    }
+}
+
+/// `e0` to `e(n-1)`, ready and of weight 1.
+pub fn ready(n: usize) -> Vec<Endpoint> {
+    (0..n).map(|i| endpoint(&format!("e{i}"), 1, EndpointState::Ready)).collect()
+}
+
+impl World {
+    pub fn new(limits: Limits, endpoints: &[Endpoint]) -> Self {
+        Self::with_policy(Policy::LeastConnections, limits, endpoints)
+    }
+
+    pub fn with_policy(policy: Policy, limits: Limits, endpoints: &[Endpoint]) -> Self {
+        let mut world = Self {
+            now: Time::ZERO,
+            planner: Planner::new(policy, limits, 42),
+            sessions: BTreeMap::new(),
+            arrivals: BTreeSet::new(),
+            log: Log::default(),
+            move_takes: Duration::from_millis(150),
+            away_ms: (10, 200),
+            chance: 7,
+        };
+        world.endpoints(endpoints);
+        world
+    }
+
+    pub fn endpoints(&mut self, endpoints: &[Endpoint]) {
+        self.planner.handle_endpoints(self.now, endpoints);
+    }
+
+    /// New clients, all at once.
+    pub fn connect(&mut self, clients: std::ops::Range<u32>) {
+        for client in clients {
+            self.open(client);
+        }
+    }
+
+    /// Lets virtual time pass until `Time::from_millis(at)`.
+    pub fn run_until(&mut self, at_ms: u64) {
+        let end = Time::from_millis(at_ms);
+        loop {
+            self.act();
+            let next = self.next_event().filter(|at| *at <= end);
+            let Some(at) = next else { break };
+            self.now = self.now.max(at);
+            self.happen();
+        }
+        self.now = end;
+        self.act();
+    }
+
+    pub fn run_for(&mut self, seconds: u64) {
+        self.run_until(self.now.as_nanos() / 1_000_000 + seconds * 1_000);
+    }
+
+    pub fn count(&self, name: &str) -> usize {
+        self.sessions.values().filter(|s| s.endpoint.as_str() == name).count()
+    }
+
+    pub fn counts(&self, n: usize) -> Vec<usize> {
+        (0..n).map(|i| self.count(&format!("e{i}"))).collect()
+    }
+
+    pub fn moves(&self, reason: MoveReason) -> u32 {
+        self.log.moves.iter().filter(|(_, _, why, _)| *why == reason).map(|(.., n)| n).sum()
+    }
+
+    pub fn most_moves_of_one_client(&self) -> u32 {
+        self.log.moved.values().copied().max().unwrap_or(0)
+    }
+
+    /// A client leaves by itself.
+    pub fn leave(&mut self, client: u32) {
+        if let Some(session) = self.sessions.remove(&client) {
+            let ended = if session.leaves_at.is_some() { Ended::LeftWhileMoving } else { Ended::Left };
+            self.planner.handle_closed(self.now, &session.endpoint, ended, key(client));
+        }
+    }
+
+    fn open(&mut self, client: u32) {
+        let Some(pick) = self.planner.pick(self.now, &[]) else {
+            self.log.refused.push(self.now);
+            self.arrivals.insert((self.now + Duration::from_secs(1), client));
+            return;
+        };
+        let opened = self.planner.handle_opened(self.now, &pick.endpoint, key(client));
+        let idle_since = Time::from_nanos(self.now.as_nanos() + self.random(1_000));
+        let session = Session {
+            endpoint: pick.endpoint,
+            cooling_until: opened.cooling_until,
+            idle_since,
+            leaves_at: None,
+        };
+        assert!(self.sessions.insert(client, session).is_none(), "client {client} is here already");
+    }
+
+    fn next_event(&self) -> Option<Time> {
+        let arrival = self.arrivals.first().map(|(at, _)| *at);
+        let departure = self.sessions.values().filter_map(|s| s.leaves_at).min();
+        let timeout = self.planner.poll_timeout().map(|(at, _)| at);
+        [arrival, departure, timeout].into_iter().flatten().min()
+    }
+
+    /// Ends moves and lets clients arrive that are due.
+    fn happen(&mut self) {
+        let due: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.leaves_at.is_some_and(|at| at <= self.now))
+            .map(|(client, _)| *client)
+            .collect();
+        for client in due {
+            let session = self.sessions.remove(&client).expect("it was just found");
+            self.planner.handle_closed(self.now, &session.endpoint, Ended::Moved, key(client));
+            let (least, most) = self.away_ms;
+            let away = least + self.random(most - least + 1);
+            self.arrivals.insert((self.now + Duration::from_millis(away), client));
+        }
+        while let Some(&(at, client)) = self.arrivals.first()
+            && at <= self.now
+        {
+            self.arrivals.pop_first();
+            self.open(client);
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(Action::Move(order)) = self.planner.poll_action(self.now) {
+            self.obey(&order);
+        }
+        if let Some((at, why)) = self.planner.poll_timeout() {
+            assert!(at > self.now, "{why}: asks to be polled at {at:?}, now is {:?}", self.now);
+        }
+        self.check();
+    }
+
+    fn obey(&mut self, order: &Move) {
+        let mut candidates: Vec<Candidate> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.endpoint == order.from)
+            .map(|(client, s)| Candidate {
+                key: *client as usize,
+                cooling_until: s.cooling_until,
+                idle_since: s.idle_since,
+                movable: s.leaves_at.is_none(),
+            })
+            .collect();
+        assert!((1..=candidates.len()).contains(&(order.count as usize)), "{order:?}");
+        let victims = choose(self.now, order.reason, &mut candidates, order.count as usize);
+        for victim in &victims {
+            let client = u32::try_from(*victim).expect("keys are client numbers");
+            let session = self.sessions.get_mut(&client).expect("candidates are sessions");
+            session.leaves_at = Some(self.now + self.move_takes);
+            *self.log.moved.entry(client).or_default() += 1;
+        }
+        let began = u32::try_from(victims.len()).expect("fewer than asked");
+        self.planner.handle_moves_began(self.now, &order.from, order.count, began);
+        self.log.moves.push((self.now, order.from.clone(), order.reason, began));
+    }
+
+    fn check(&self) {
+        let status = self.planner.status(self.now);
+        for e in &status.endpoints {
+            let ours = self.sessions.values().filter(|s| s.endpoint == e.id);
+            let (all, moving) =
+                ours.fold((0, 0), |(all, moving), s| (all + 1, moving + u32::from(s.leaves_at.is_some())));
+            assert_eq!((e.sessions, e.moving, e.pending), (all, moving, 0), "{}", e.id);
+        }
+        assert_eq!(status.sessions, self.sessions.len() as u64);
+        let outcomes = status.moves.outcomes;
+        let ended = outcomes.returned_to_target
+            + outcomes.returned_elsewhere
+            + outcomes.returned_to_donor
+            + outcomes.never_returned;
+        assert_eq!(status.moves.moved, ended + status.away);
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        // Knuth's MMIX constants; good enough for delays.
+        self.chance =
+            self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.chance >> 33) % below
+    }
+}
+
+fn key(client: u32) -> ClientKey {
+    ClientKey(u128::from(client))
+}
