@@ -1,4 +1,5 @@
-//! Installs what the interop tests need and a fresh Debian lacks: Node.js, `ws`, Python `websockets`.
+//! Installs what the tests need and a fresh Debian with Rust lacks: rustfmt, clippy, Node.js, `ws`, Python
+//! `websockets`.
 //!
 //! Everything but Debian's own packages goes into target/interop: nothing is installed for the whole machine,
 //! and `cargo clean` removes it. Present parts are kept, so that a second run needs no network.
@@ -20,6 +21,7 @@ const PIP_PACKAGE: &str = "websockets>=15,<18";
 /// # Errors
 /// When a part is missing and can not be installed; the message says what to install by hand.
 pub fn run(root: &Path) -> anyhow::Result<String> {
+    components()?;
     let folder = root.join("target/interop");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let node = node()?;
@@ -46,6 +48,17 @@ pub fn run(root: &Path) -> anyhow::Result<String> {
     };
     let ws = package["version"].as_str().unwrap_or("unknown");
     Ok(format!("Node.js {node}, ws {ws}, Python websockets {websockets} in {}", folder.display()))
+}
+
+/// A minimal installation of Rust has neither.
+fn components() -> anyhow::Result<()> {
+    for (command, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if output("cargo", &[command, "--version"]).is_none() {
+            call(Command::new("rustup").args(["component", "add", component]))
+                .with_context(|| format!("please install {component}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The version of Node.js, installing it when it is missing.
