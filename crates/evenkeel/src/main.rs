@@ -1,2 +1,7 @@
 //! The evenkeel command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    evenkeel::run(std::env::args_os())
+}

@@ -1,1 +1,32 @@
-//! Listeners, TLS, dialing, the relay, the session table, plan execution, drain.
+//! The gateway: listeners, TLS, dialing, the relay, the session table, plan execution, drain.
+//!
+//! Decisions live in the pure crates; here are sockets, threads and clocks. Endpoints come in through a `watch`
+//! channel of snapshots, from whoever finds them.
+
+mod admission;
+mod buffer;
+mod clock;
+mod descriptors;
+mod drain;
+mod entropy;
+mod forwarded;
+mod front;
+mod gateway;
+mod http;
+mod io;
+mod listen;
+mod pool;
+mod rebalance;
+mod relay;
+mod reply;
+mod shared;
+mod slot;
+mod stay;
+mod telemetry;
+mod tls;
+mod upstream;
+mod worker;
+
+pub use descriptors::TooFew;
+pub use gateway::{Gateway, StartError, Status};
+pub use tls::{Certificate, TlsError};

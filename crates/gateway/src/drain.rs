@@ -1,0 +1,60 @@
+//! The way out: sessions are closed at an even pace over the drain time, then the process may end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::entropy;
+use crate::shared::Shared;
+use crate::slot::{Command, CutReason, Slot, Standing};
+use crate::worker::Worker;
+
+/// Time between two batches of closes.
+const STEP: Duration = Duration::from_millis(100);
+/// What is still there this long after the drain time, closing handshakes included, is dropped.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Closes every session, spread over `drain_time`; returns how many were left when time was up.
+pub async fn run(shared: &Shared, workers: &[Arc<Worker>], drain_time: Duration) -> usize {
+    let clock = shared.clock;
+    let end = clock.now() + drain_time;
+    let give_up = end + GRACE;
+    loop {
+        let now = clock.now();
+        let mut open = Vec::new();
+        for worker in workers {
+            worker.for_each(|slot| {
+                if slot.standing() != Standing::Ending {
+                    open.push(slot.clone());
+                }
+            });
+        }
+        if shared.admission.total() == 0 || now >= give_up {
+            return shared.admission.total();
+        }
+        let steps = end.since(now).as_millis() / STEP.as_millis() + 1;
+        let batch = open.len().div_ceil(usize::try_from(steps).unwrap_or(usize::MAX));
+        // Those idle for longest first, as in a rebalance.
+        open.sort_by_key(|slot| slot.active_at());
+        for slot in open.into_iter().take(batch) {
+            close(&slot, end.since(now));
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+fn close(slot: &Slot, left: Duration) {
+    let command = match slot.standing() {
+        Standing::Pinned => Command::Cut(CutReason::Deadline),
+        // A move that is under way ends the session by itself.
+        Standing::Moving => return slot.set_standing(Standing::Ending),
+        Standing::Open | Standing::Ending => {
+            let [byte] = entropy::bytes();
+            let spread = f64::from(byte) / 127.5 - 1.0;
+            let spec =
+                slot.pool.policy().shed_spec("shutdown", Some(left.max(STEP)), slot.may_notify, spread);
+            Command::Shed(Arc::new(spec))
+        }
+    };
+    slot.set_standing(Standing::Ending);
+    slot.command(command);
+}

@@ -1,0 +1,210 @@
+//! A pool at run time: its planner behind a lock, its compiled policy, and a guard for every pick.
+//!
+//! A pool outlives configuration reloads and endpoint refreshes, so its counts do.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use balance::{ClientKey, Opened, Planner};
+use model::{EndpointId, PoolName, Time};
+use session::{Notice, Order, Settings, ShedSpec};
+
+use crate::clock::Clock;
+
+/// A pool at run time.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// Counts for metrics.
+    pub gauges: Gauges,
+    clock: Clock,
+    planner: Mutex<Planner>,
+    policy: ArcSwap<Policy>,
+}
+
+/// Live counts of a pool.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    sessions: AtomicUsize,
+}
+
+impl Gauges {
+    /// A session began.
+    pub fn opened(&self) {
+        self.sessions.fetch_add(1, Relaxed);
+    }
+
+    /// A session ended.
+    pub fn closed(&self) {
+        self.sessions.fetch_sub(1, Relaxed);
+    }
+
+    /// Running sessions.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Relaxed)
+    }
+}
+
+/// What the configuration says of a pool, in the form that the data path uses.
+#[derive(Debug)]
+pub struct Policy {
+    /// For the sessions' state machines.
+    pub session: Arc<Settings>,
+    /// Longest wait for a TCP connection to an endpoint.
+    pub dial_timeout: Duration,
+    /// Longest wait for a response head.
+    pub response_timeout: Duration,
+    /// Endpoints tried for one request.
+    pub tries_max: u8,
+    /// Another endpoint is tried when one dies before the first byte of its answer.
+    pub retry_upgrade: bool,
+    notice: Option<config::Notice>,
+    close: config::Close,
+}
+
+impl Policy {
+    /// Compiles `pool`'s part of the configuration.
+    pub fn new(pool: &config::Pool, limits: &config::Limits) -> Self {
+        let session = Settings {
+            strict: pool.websocket.on_bad_frame == config::OnBadFrame::Strict,
+            on_upstream_abort: pool.websocket.on_upstream_abort,
+            reply_timeout: pool.moves.close.reply_timeout,
+            half_close_timeout: limits.half_close_timeout,
+            close_linger: limits.close_linger,
+        };
+        Self {
+            session: Arc::new(session),
+            dial_timeout: pool.dial_timeout,
+            response_timeout: pool.response_timeout,
+            tries_max: pool.tries_max,
+            retry_upgrade: pool.websocket.retry_upgrade,
+            notice: pool.moves.notice.clone(),
+            close: pool.moves.close.clone(),
+        }
+    }
+
+    /// How one session is shed for `reason`: with the notice if it may get one, whose grace is spread by `spread`
+    /// (-1.0 to 1.0), and nothing reaches beyond `left`.
+    pub fn shed_spec(&self, reason: &str, left: Option<Duration>, may_notify: bool, spread: f64) -> ShedSpec {
+        let left = left.unwrap_or(Duration::MAX);
+        let wait = self.close.wait.min(left / 2);
+        let notice = self.notice.as_ref().filter(|_| may_notify).map(|notice| {
+            let grace = notice.grace.mul_f64(1.0 + notice.jitter * spread);
+            compile_notice(notice, grace.min(left.saturating_sub(wait)), reason)
+        });
+        let order = match self.close.order {
+            config::CloseOrder::ClientFirst => Order::ClientFirst,
+            config::CloseOrder::BackendFirst => Order::BackendFirst,
+        };
+        ShedSpec {
+            notice,
+            code: self.close.code,
+            reason: self.close.reason.clone(),
+            order,
+            quiet: self.close.quiet,
+            wait,
+            reply_timeout: self.close.reply_timeout,
+        }
+    }
+
+    /// True when `protocol`, the session's subprotocol, may get the notice.
+    pub fn may_notify(&self, protocol: Option<&str>) -> bool {
+        let Some(notice) = &self.notice else { return false };
+        notice.when_subprotocol.is_empty()
+            || protocol.is_some_and(|p| notice.when_subprotocol.iter().any(|wanted| wanted == p))
+    }
+}
+
+/// The notice's frame with its variables filled in.
+fn compile_notice(notice: &config::Notice, grace: Duration, reason: &str) -> Notice {
+    let frame = match (&notice.text, &notice.binary) {
+        (Some(text), _) => {
+            let text =
+                text.replace("{{grace_ms}}", &grace.as_millis().to_string()).replace("{{reason}}", reason);
+            ws::message_frame(ws::Opcode::Text, text.as_bytes(), None)
+        }
+        (None, binary) => {
+            let payload = binary.as_ref().map_or(&[][..], |bytes| &bytes.0);
+            ws::message_frame(ws::Opcode::Binary, payload, None)
+        }
+    };
+    Notice { frame, grace }
+}
+
+impl Pool {
+    /// A pool without endpoints.
+    pub fn new(name: PoolName, config: &config::Pool, limits: &config::Limits, clock: Clock) -> Arc<Self> {
+        let seed = u64::from_ne_bytes(crate::entropy::bytes());
+        let planner = Planner::new(config.balance, config.rebalance.clone(), seed);
+        Arc::new(Self {
+            name,
+            gauges: Gauges::default(),
+            clock,
+            planner: Mutex::new(planner),
+            policy: ArcSwap::from_pointee(Policy::new(config, limits)),
+        })
+    }
+
+    /// Takes a new configuration; sessions and counts stay.
+    pub fn reconfigure(&self, now: Time, config: &config::Pool, limits: &config::Limits) {
+        self.policy.store(Arc::new(Policy::new(config, limits)));
+        self.plan(|planner| planner.reconfigure(now, config.balance, config.rebalance.clone()));
+    }
+
+    /// The present policy.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Runs `f` on the planner.
+    pub fn plan<R>(&self, f: impl FnOnce(&mut Planner) -> R) -> R {
+        let mut planner = self.planner.lock().unwrap_or_else(PoisonError::into_inner);
+        f(&mut planner)
+    }
+
+    /// An endpoint for a new session or request; counted as in flight until the ticket is used or dropped.
+    pub fn pick(self: &Arc<Self>, tried: &[EndpointId]) -> Option<Ticket> {
+        let now = self.clock.now();
+        let pick = self.plan(|planner| planner.pick(now, tried))?;
+        Some(Ticket { pool: self.clone(), endpoint: pick.endpoint, address: pick.address, open: true })
+    }
+}
+
+/// An endpoint that was picked and is counted for. Dropping it gives the count back.
+#[derive(Debug)]
+pub struct Ticket {
+    pool: Arc<Pool>,
+    /// Who.
+    pub endpoint: EndpointId,
+    /// Where.
+    pub address: SocketAddr,
+    open: bool,
+}
+
+impl Ticket {
+    /// The pool it was picked in.
+    pub fn pool_name(&self) -> &PoolName {
+        &self.pool.name
+    }
+
+    /// The handshake has succeeded: from now on it is a session, which ends with `Planner::handle_closed`.
+    pub fn opened(mut self, client: ClientKey) -> (EndpointId, Opened) {
+        self.open = false;
+        let now = self.pool.clock.now();
+        let opened = self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client));
+        (self.endpoint.clone(), opened)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.open {
+            let now = self.pool.clock.now();
+            self.pool.plan(|planner| planner.handle_pick_failed(now, &self.endpoint));
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What the rest of the gateway may see and ask of a running session, without touching its task.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use balance::ClientKey;
+use model::{EndpointId, Time};
+use session::ShedSpec;
+
+use crate::pool::Pool;
+
+/// What a session may be asked.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Close politely so that the client comes back elsewhere.
+    Shed(Arc<ShedSpec>),
+    /// End now.
+    Cut(CutReason),
+}
+
+/// Why a session is ended without waiting for a quiet moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CutReason {
+    /// A peer took no byte for `write_stall_timeout`.
+    WriteStall,
+    /// No byte in either direction for `idle_timeout`.
+    Idle,
+    /// The deadline of a drain has come.
+    Deadline,
+}
+
+impl CutReason {
+    /// RFC 6455 section 7.4.1: 1001 going away for what the peer did not do, 1012 for a drain.
+    pub const fn close_code(self) -> u16 {
+        match self {
+            Self::WriteStall | Self::Idle => 1001,
+            Self::Deadline => 1012,
+        }
+    }
+}
+
+/// Where a session stands for whoever looks for sessions to move.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Standing {
+    /// May be moved.
+    Open = 0,
+    /// Is being moved.
+    Moving = 1,
+    /// Can not be moved: opaque.
+    Pinned = 2,
+    /// Is ending.
+    Ending = 3,
+}
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// The shared face of one session.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// The endpoint it is pinned to.
+    pub endpoint: EndpointId,
+    /// The client's address.
+    pub client: IpAddr,
+    /// When it opened.
+    pub opened: Time,
+    /// Not moved before this.
+    pub cooling_until: Time,
+    /// It may be asked to leave by a message.
+    pub may_notify: bool,
+    active_at: AtomicU64,
+    deadline: AtomicU64,
+    stalled_since: AtomicU64,
+    standing: AtomicU8,
+    is_timed: AtomicBool,
+    has_command: AtomicBool,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    waker: Option<Waker>,
+    command: Option<Command>,
+}
+
+impl Slot {
+    /// A session that opens at `now`.
+    pub fn new(
+        pool: Arc<Pool>,
+        endpoint: EndpointId,
+        client: IpAddr,
+        now: Time,
+        cooling_until: Time,
+        may_notify: bool,
+    ) -> Self {
+        Self {
+            pool,
+            endpoint,
+            client,
+            opened: now,
+            cooling_until,
+            may_notify,
+            active_at: AtomicU64::new(now.as_nanos()),
+            deadline: AtomicU64::new(NEVER),
+            stalled_since: AtomicU64::new(NEVER),
+            standing: AtomicU8::new(Standing::Open as u8),
+            is_timed: AtomicBool::new(false),
+            has_command: AtomicBool::new(false),
+            inbox: Mutex::default(),
+        }
+    }
+
+    /// Leaves a command for the session's task and wakes it. A later command replaces an unread one.
+    pub fn command(&self, command: Command) {
+        let waker = {
+            let mut inbox = self.inbox();
+            inbox.command = Some(command);
+            self.has_command.store(true, Relaxed);
+            inbox.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Wakes the session's task.
+    pub fn wake(&self) {
+        let waker = self.inbox().waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The session's task says how to wake it (once: a task's waker never changes) and takes its command.
+    pub fn attach(&self, waker: &Waker) {
+        self.inbox().waker = Some(waker.clone());
+    }
+
+    /// The task has ended; it can not be woken any more.
+    pub fn detach(&self) {
+        *self.inbox() = Inbox::default();
+    }
+
+    /// The command left for the task, if any.
+    pub fn take_command(&self) -> Option<Command> {
+        if !self.has_command.load(Relaxed) {
+            return None;
+        }
+        let mut inbox = self.inbox();
+        self.has_command.store(false, Relaxed);
+        inbox.command.take()
+    }
+
+    /// Bytes came or went.
+    pub fn touch(&self, now: Time) {
+        self.active_at.store(now.as_nanos(), Relaxed);
+    }
+
+    /// When bytes last came or went.
+    pub fn active_at(&self) -> Time {
+        Time::from_nanos(self.active_at.load(Relaxed))
+    }
+
+    /// Since when a peer has not taken a byte that is waiting for it.
+    pub fn stalled_since(&self) -> Option<Time> {
+        optional(self.stalled_since.load(Relaxed))
+    }
+
+    /// Says since when, or that nothing is waiting.
+    pub fn set_stalled(&self, since: Option<Time>) {
+        self.stalled_since.store(since.map_or(NEVER, Time::as_nanos), Relaxed);
+    }
+
+    /// When the task wants to be woken.
+    pub fn deadline(&self) -> Option<Time> {
+        optional(self.deadline.load(Relaxed))
+    }
+
+    /// Says when the task wants to be woken. True when its worker has to be told of it.
+    pub fn set_deadline(&self, at: Option<Time>) -> bool {
+        let nanos = at.map_or(NEVER, Time::as_nanos);
+        if self.deadline.load(Relaxed) != nanos {
+            self.deadline.store(nanos, Relaxed);
+        }
+        at.is_some() && !self.is_timed.swap(true, Relaxed)
+    }
+
+    /// The worker no longer looks at the deadline.
+    pub fn untime(&self) {
+        self.is_timed.store(false, Relaxed);
+    }
+
+    /// Where it stands.
+    pub fn standing(&self) -> Standing {
+        match self.standing.load(Relaxed) {
+            0 => Standing::Open,
+            1 => Standing::Moving,
+            2 => Standing::Pinned,
+            _ => Standing::Ending,
+        }
+    }
+
+    /// Says where it stands.
+    pub fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Relaxed);
+    }
+
+    /// What the planner knows the client by.
+    pub fn client_key(&self) -> ClientKey {
+        client_key(self.client)
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the planner knows a client by: its address.
+pub fn client_key(address: IpAddr) -> ClientKey {
+    match address {
+        IpAddr::V4(v4) => ClientKey(u128::from(v4.to_ipv6_mapped().to_bits())),
+        IpAddr::V6(v6) => ClientKey(v6.to_bits()),
+    }
+}
+
+fn optional(nanos: u64) -> Option<Time> {
+    (nanos != NEVER).then(|| Time::from_nanos(nanos))
+}

@@ -1,0 +1,174 @@
+//! The bookkeeping of one session: its slot, its place in the counts, and what is told when it ends.
+//!
+//! Whatever way the relay is dropped, the counts are given back: they can not leak.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use balance::Ended;
+use model::Time;
+use session::{Initiator, Leg, PinReason, Session};
+
+use crate::admission::Permit;
+use crate::slot::{CutReason, Slot, Standing};
+use crate::telemetry;
+use crate::worker::{LoadGuard, Worker};
+
+/// Held by a relay for as long as its session lives.
+pub struct Stay {
+    /// What others see of the session.
+    pub slot: Arc<Slot>,
+    /// The thread it lives on.
+    pub worker: Arc<Worker>,
+    key: usize,
+    detail: Box<Detail>,
+}
+
+/// What is needed at the end only.
+struct Detail {
+    _permit: Permit,
+    _load: Arc<LoadGuard>,
+    request_id: String,
+    bytes: [u64; 2],
+    lost_bytes: [u64; 2],
+    cut: Option<CutReason>,
+}
+
+impl Stay {
+    /// Registers `slot` with `worker`.
+    pub fn begin(
+        worker: Arc<Worker>,
+        slot: Arc<Slot>,
+        permit: Permit,
+        load: Arc<LoadGuard>,
+        request_id: String,
+    ) -> Self {
+        let key = worker.insert(slot.clone());
+        slot.pool.gauges.opened();
+        let detail = Box::new(Detail {
+            _permit: permit,
+            _load: load,
+            request_id,
+            bytes: [0; 2],
+            lost_bytes: [0; 2],
+            cut: None,
+        });
+        Self { slot, worker, key, detail }
+    }
+
+    /// `n` bytes were read for `leg`.
+    pub fn count_bytes(&mut self, leg: Leg, n: usize) {
+        self.detail.bytes[index(leg)] += n as u64;
+        self.worker.traffic.bytes[index(leg)].fetch_add(n as u64, Relaxed);
+    }
+
+    /// `n` bytes that were meant for `leg` are lost.
+    pub fn count_lost_bytes(&mut self, leg: Leg, n: usize) {
+        self.detail.lost_bytes[index(leg)] += n as u64;
+    }
+
+    /// The session could not be shed. One that is ending anyway says so when it ends.
+    pub fn shed_refused(&mut self, now: Time, pin: PinReason) {
+        if pin == PinReason::Opaque && self.slot.standing() == Standing::Moving {
+            let slot = &self.slot;
+            slot.set_standing(Standing::Pinned);
+            slot.pool.plan(|planner| {
+                planner.handle_closed(now, &slot.endpoint, Ended::MoveAborted, slot.client_key());
+            });
+        }
+    }
+
+    /// The session is being cut.
+    pub fn cut(&mut self, reason: CutReason) {
+        self.detail.cut = Some(reason);
+    }
+
+    /// A malformed frame was seen.
+    pub fn became_opaque(&self) {
+        telemetry::opaque(&self.slot.pool.name);
+        tracing::debug!(pool = %self.slot.pool.name, endpoint = %self.slot.endpoint,
+            request_id = %self.detail.request_id, "malformed frame: the session is relayed as raw bytes from here on");
+    }
+
+    /// The relay has a deadline: its worker should look after it.
+    pub fn watch_deadline(&self) {
+        self.worker.watch(self.slot.clone());
+    }
+
+    /// The relay is gone.
+    pub fn ended(&mut self, now: Time, session: &Session) {
+        self.slot.detach();
+        self.worker.remove(self.key);
+        let slot = &self.slot;
+        let ended = self.how_it_ended(session);
+        slot.pool.plan(|planner| planner.handle_closed(now, &slot.endpoint, ended, slot.client_key()));
+        slot.pool.gauges.closed();
+        let undeliverable = [Leg::Downstream, Leg::Upstream].map(|leg| session.undeliverable_to(leg));
+        for (leg, count) in [Leg::Downstream, Leg::Upstream].into_iter().zip(undeliverable) {
+            telemetry::undeliverable(
+                &slot.pool.name,
+                leg,
+                u64::from(count),
+                self.detail.lost_bytes[index(leg)],
+            );
+            self.worker.traffic.messages[index(leg)].fetch_add(u64::from(session.messages_to(leg)), Relaxed);
+        }
+        let (initiator, code) = match session.end() {
+            Some(end) => (end.initiator, end.code),
+            None => (Initiator::Gateway, None),
+        };
+        telemetry::session_ended(&slot.pool.name, initiator, self.detail.cut);
+        self.log_access(now, session, initiator, code, undeliverable);
+    }
+
+    fn how_it_ended(&self, session: &Session) -> Ended {
+        let by_us = session.end().is_none_or(|end| end.initiator == Initiator::Gateway);
+        let told = self.slot.may_notify;
+        match self.slot.standing() {
+            Standing::Moving if by_us || told => Ended::Moved,
+            Standing::Moving => Ended::LeftWhileMoving,
+            Standing::Open | Standing::Pinned | Standing::Ending => Ended::Left,
+        }
+    }
+
+    fn log_access(
+        &self,
+        now: Time,
+        session: &Session,
+        initiator: Initiator,
+        code: Option<u16>,
+        undeliverable: [u32; 2],
+    ) {
+        if !self.worker.logs_access() {
+            return;
+        }
+        let slot = &self.slot;
+        tracing::info!(
+            target: "access",
+            pool = %slot.pool.name,
+            endpoint = %slot.endpoint,
+            client = %slot.client,
+            request_id = %self.detail.request_id,
+            duration_ms = now.since(slot.opened).as_millis() as u64,
+            bytes_to_endpoint = self.detail.bytes[1],
+            bytes_to_client = self.detail.bytes[0],
+            messages_to_endpoint = session.messages_to(Leg::Upstream),
+            messages_to_client = session.messages_to(Leg::Downstream),
+            undeliverable_to_endpoint = undeliverable[1],
+            undeliverable_to_client = undeliverable[0],
+            ended_by = telemetry::initiator(initiator),
+            cut = self.detail.cut.map(telemetry::cut_reason),
+            moved = slot.standing() == Standing::Moving,
+            close_code = code,
+            "session ended"
+        );
+    }
+}
+
+/// The place of a leg in pairs of counts.
+pub const fn index(leg: Leg) -> usize {
+    match leg {
+        Leg::Downstream => 0,
+        Leg::Upstream => 1,
+    }
+}

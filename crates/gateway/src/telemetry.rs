@@ -1,0 +1,157 @@
+//! The metrics: one function for each, so that names and labels stand in one place. docs/metrics.md lists them.
+//!
+//! Labels are bounded: pool, outcome, reason, direction. Never a session, a client or an endpoint.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use metrics::{counter, gauge, histogram};
+use model::PoolName;
+use session::{Initiator, Leg};
+
+use crate::slot::CutReason;
+
+/// A socket was accepted.
+pub fn accepted() {
+    counter!("evenkeel_accepted_connections_total").increment(1);
+}
+
+/// A connection or request was refused by ourselves.
+pub fn rejected(reason: &'static str) {
+    counter!("evenkeel_rejected_total", "reason" => reason).increment(1);
+}
+
+/// A tunnel was opened; `took` from the complete request head to the endpoint's 101.
+pub fn handshake(pool: &PoolName, took: Duration) {
+    counter!("evenkeel_sessions_total", "pool" => pool.to_string()).increment(1);
+    histogram!("evenkeel_handshake_seconds", "pool" => pool.to_string()).record(took.as_secs_f64());
+}
+
+/// An endpoint could not be reached.
+pub fn dial_failed(pool: &PoolName) {
+    counter!("evenkeel_dial_failures_total", "pool" => pool.to_string()).increment(1);
+}
+
+/// An endpoint was reached and gave no usable answer.
+pub fn upstream_failed(pool: &PoolName) {
+    counter!("evenkeel_upstream_failures_total", "pool" => pool.to_string()).increment(1);
+}
+
+/// A plain HTTP request was answered by an endpoint.
+pub fn http_request(pool: &PoolName, status: StatusCode) {
+    let class = match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    counter!("evenkeel_http_requests_total", "pool" => pool.to_string(), "status" => class).increment(1);
+}
+
+/// A session became opaque.
+pub fn opaque(pool: &PoolName) {
+    counter!("evenkeel_opaque_sessions_total", "pool" => pool.to_string()).increment(1);
+}
+
+/// Messages and bytes that were meant for `leg` and went nowhere.
+pub fn undeliverable(pool: &PoolName, leg: Leg, messages: u64, bytes: u64) {
+    for (name, n) in
+        [("evenkeel_undeliverable_messages_total", messages), ("evenkeel_undeliverable_bytes_total", bytes)]
+    {
+        if n > 0 {
+            counter!(name, "pool" => pool.to_string(), "direction" => direction(leg)).increment(n);
+        }
+    }
+}
+
+/// A session ended.
+pub fn session_ended(pool: &PoolName, initiator: Initiator, cut: Option<CutReason>) {
+    let reason = cut.map_or(self::initiator(initiator), cut_reason);
+    counter!("evenkeel_session_ends_total", "pool" => pool.to_string(), "reason" => reason).increment(1);
+}
+
+/// Sessions that were asked to move, by reason.
+pub fn moves_began(pool: &PoolName, reason: &'static str, count: u64) {
+    if count > 0 {
+        counter!("evenkeel_moves_began_total", "pool" => pool.to_string(), "reason" => reason)
+            .increment(count);
+    }
+}
+
+/// What became of moves, as absolute counts of the planner.
+pub fn moves(pool: &PoolName, status: &balance::PoolStatus) {
+    let moves = &status.moves;
+    for (outcome, count) in [
+        ("moved", moves.moved),
+        ("aborted", moves.aborted),
+        ("left", moves.left),
+        ("returned_to_target", moves.outcomes.returned_to_target),
+        ("returned_elsewhere", moves.outcomes.returned_elsewhere),
+        ("returned_to_donor", moves.outcomes.returned_to_donor),
+        ("never_returned", moves.outcomes.never_returned),
+    ] {
+        counter!("evenkeel_moves_total", "pool" => pool.to_string(), "outcome" => outcome).absolute(count);
+    }
+    gauge!("evenkeel_sessions", "pool" => pool.to_string()).set(status.sessions as f64);
+    gauge!("evenkeel_away_clients", "pool" => pool.to_string()).set(status.away as f64);
+    gauge!("evenkeel_imbalance_ratio", "pool" => pool.to_string()).set(status.imbalance);
+    for state in ["ready", "unready", "draining"] {
+        let count = status.endpoints.iter().filter(|endpoint| state_name(endpoint.state) == state).count();
+        gauge!("evenkeel_endpoints", "pool" => pool.to_string(), "state" => state).set(count as f64);
+    }
+}
+
+/// Share of the source ports towards the busiest endpoint of a pool that is taken.
+pub fn source_ports(pool: &PoolName, ratio: f64) {
+    gauge!("evenkeel_source_ports_used_ratio", "pool" => pool.to_string()).set(ratio);
+}
+
+/// Process-wide counts.
+pub fn process(connections: usize, connections_max: usize, bytes: [u64; 2], messages: [u64; 2]) {
+    gauge!("evenkeel_connections").set(connections as f64);
+    gauge!("evenkeel_connections_max").set(connections_max as f64);
+    for (leg, place) in [(Leg::Downstream, 0), (Leg::Upstream, 1)] {
+        counter!("evenkeel_bytes_total", "direction" => direction(leg)).absolute(bytes[place]);
+        counter!("evenkeel_messages_total", "direction" => direction(leg)).absolute(messages[place]);
+    }
+}
+
+/// A reload of the configuration or a certificate.
+pub fn reloaded(what: &'static str, ok: bool) {
+    let outcome = if ok { "ok" } else { "failed" };
+    counter!("evenkeel_reloads_total", "what" => what, "outcome" => outcome).increment(1);
+}
+
+/// As in labels and logs.
+pub const fn initiator(initiator: Initiator) -> &'static str {
+    match initiator {
+        Initiator::Client => "client",
+        Initiator::Endpoint => "endpoint",
+        Initiator::Gateway => "gateway",
+    }
+}
+
+/// As in labels and logs.
+pub const fn cut_reason(reason: CutReason) -> &'static str {
+    match reason {
+        CutReason::WriteStall => "write_stall",
+        CutReason::Idle => "idle",
+        CutReason::Deadline => "deadline",
+    }
+}
+
+const fn direction(leg: Leg) -> &'static str {
+    match leg {
+        Leg::Downstream => "to_downstream",
+        Leg::Upstream => "to_upstream",
+    }
+}
+
+const fn state_name(state: model::EndpointState) -> &'static str {
+    match state {
+        model::EndpointState::Ready => "ready",
+        model::EndpointState::Unready => "unready",
+        model::EndpointState::Terminating => "draining",
+    }
+}

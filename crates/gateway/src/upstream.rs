@@ -1,0 +1,303 @@
+//! The way to an endpoint: pick, dial, send the upgrade request, judge the answer; the next endpoint if that fails.
+
+use std::io::ErrorKind;
+
+use config::Limits;
+use model::EndpointId;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use ws::{Extensions, ResponseHead, UpgradeError};
+
+use crate::forwarded::Forwarded;
+use crate::pool::{Policy, Pool, Ticket};
+use crate::reply::Reply;
+use crate::telemetry;
+
+/// Interim responses (1xx) before the real one.
+const INTERIM_MAX: usize = 8;
+
+/// An upgrade request, ready to be sent to whichever endpoint is picked.
+#[derive(Debug)]
+pub struct UpgradeCall<'a> {
+    /// The head as the endpoint gets it.
+    pub head: Vec<u8>,
+    /// Its Sec-WebSocket-Key.
+    pub key: &'a [u8],
+}
+
+/// What an endpoint answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// A genuine 101.
+    Switched(Switched),
+    /// Anything else: ordinary HTTP.
+    Http(HttpAnswer),
+}
+
+/// A tunnel that the endpoint agreed to.
+#[derive(Debug)]
+pub struct Switched {
+    /// Behind the head, but see `read`.
+    pub stream: TcpStream,
+    /// What was read: the head, then bytes of the tunnel.
+    pub read: Vec<u8>,
+    /// Length of the head in `read`.
+    pub head_bytes: usize,
+    /// The picked endpoint.
+    pub ticket: Ticket,
+    /// Accepted extensions.
+    pub extensions: Extensions,
+    /// The chosen subprotocol.
+    pub protocol: Option<String>,
+}
+
+/// An answer that is no tunnel, unread but for its beginning.
+#[derive(Debug)]
+pub struct HttpAnswer {
+    /// The stream.
+    pub stream: TcpStream,
+    /// What was read of the answer already.
+    pub read: Vec<u8>,
+    /// The picked endpoint.
+    pub ticket: Ticket,
+}
+
+/// Why no endpoint answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// None is ready.
+    #[error("no endpoint of pool {pool} is ready{}; the endpoints' states are in /api/v1/status of the admin port", if *.tried > 0 { format!(" ({tried} failed just now)") } else { String::new() })]
+    NoEndpoint {
+        /// The pool.
+        pool: model::PoolName,
+        /// Endpoints that were tried for this request.
+        tried: usize,
+    },
+    /// It can not be reached.
+    #[error("endpoint {endpoint} of pool {pool} can not be reached: {error}; {tried} tried")]
+    Dial {
+        /// The pool.
+        pool: model::PoolName,
+        /// The last endpoint tried.
+        endpoint: EndpointId,
+        /// What the system said.
+        error: std::io::Error,
+        /// Endpoints tried.
+        tried: usize,
+    },
+    /// It did not answer in time.
+    #[error("endpoint {endpoint} did not answer within {waited:?} (response_timeout)")]
+    Timeout {
+        /// Who.
+        endpoint: EndpointId,
+        /// How long we waited.
+        waited: std::time::Duration,
+    },
+    /// It closed the connection without an answer.
+    #[error("endpoint {endpoint} closed the connection before its response head was complete")]
+    Closed {
+        /// Who.
+        endpoint: EndpointId,
+    },
+    /// Its answer is not HTTP.
+    #[error("endpoint {endpoint} answered with what is not HTTP/1.1: {error}")]
+    Head {
+        /// Who.
+        endpoint: EndpointId,
+        /// What is wrong.
+        error: ws::HeadError,
+    },
+    /// Its 101 is not genuine.
+    #[error("endpoint {endpoint} answered 101 without a valid WebSocket handshake: {error}")]
+    Handshake {
+        /// Who.
+        endpoint: EndpointId,
+        /// What is wrong.
+        error: UpgradeError,
+    },
+}
+
+impl Failure {
+    /// What the client is told.
+    pub fn reply(&self) -> Reply {
+        let status = match self {
+            Self::NoEndpoint { .. } => 503,
+            Self::Timeout { .. } => 504,
+            Self::Dial { .. } | Self::Closed { .. } | Self::Head { .. } | Self::Handshake { .. } => 502,
+        };
+        Reply::new(status, self.to_string())
+    }
+
+    /// True when the endpoint may not have seen the request, or saw it and said nothing.
+    fn is_retriable(&self, retry_upgrade: bool) -> bool {
+        match self {
+            Self::Dial { .. } => true,
+            Self::Closed { .. } => retry_upgrade,
+            Self::NoEndpoint { .. } | Self::Timeout { .. } | Self::Head { .. } | Self::Handshake { .. } => {
+                false
+            }
+        }
+    }
+}
+
+/// Connects to a picked endpoint of `pool`, trying others when one can not be reached.
+///
+/// # Errors
+/// When none is left or `tries_max` were tried.
+pub async fn dial(
+    pool: &Arc<Pool>,
+    policy: &Policy,
+    tried: &mut Vec<EndpointId>,
+) -> Result<(TcpStream, Ticket), Failure> {
+    loop {
+        let Some(ticket) = pool.pick(tried) else {
+            return Err(Failure::NoEndpoint { pool: pool.name.clone(), tried: tried.len() });
+        };
+        tried.push(ticket.endpoint.clone());
+        let error = match timeout(policy.dial_timeout, TcpStream::connect(ticket.address)).await {
+            Ok(Ok(stream)) => {
+                // A frame is written at once or not at all: waiting to coalesce only adds delay.
+                stream.set_nodelay(true).ok();
+                return Ok((stream, ticket));
+            }
+            Ok(Err(error)) => error,
+            Err(_) => ErrorKind::TimedOut.into(),
+        };
+        telemetry::dial_failed(&pool.name);
+        tracing::debug!(pool = %pool.name, endpoint = %ticket.endpoint, %error, "endpoint can not be reached");
+        if tried.len() >= usize::from(policy.tries_max) {
+            let (pool, endpoint) = (pool.name.clone(), ticket.endpoint.clone());
+            return Err(Failure::Dial { pool, endpoint, error, tried: tried.len() });
+        }
+    }
+}
+
+/// Sends the upgrade request to a picked endpoint and judges its answer.
+///
+/// # Errors
+/// When no endpoint gave an answer that can be passed on.
+pub async fn call(
+    pool: &Arc<Pool>,
+    policy: &Policy,
+    limits: &Limits,
+    call: &UpgradeCall<'_>,
+) -> Result<Answer, Failure> {
+    let mut tried = Vec::new();
+    loop {
+        let (stream, ticket) = dial(pool, policy, &mut tried).await?;
+        let endpoint = ticket.endpoint.clone();
+        let answer = timeout(policy.response_timeout, exchange(stream, ticket, limits, call)).await;
+        match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(failure)) => {
+                telemetry::upstream_failed(&pool.name);
+                let left = tried.len() < usize::from(policy.tries_max);
+                if !left || !failure.is_retriable(policy.retry_upgrade) {
+                    return Err(failure);
+                }
+            }
+            Err(_) => {
+                telemetry::upstream_failed(&pool.name);
+                return Err(Failure::Timeout { endpoint, waited: policy.response_timeout });
+            }
+        }
+    }
+}
+
+async fn exchange(
+    mut stream: TcpStream,
+    ticket: Ticket,
+    limits: &Limits,
+    call: &UpgradeCall<'_>,
+) -> Result<Answer, Failure> {
+    let closed = || Failure::Closed { endpoint: ticket.endpoint.clone() };
+    stream.write_all(&call.head).await.map_err(|_| closed())?;
+    let mut read = Vec::with_capacity(512);
+    let mut interim = 0;
+    loop {
+        if stream.read_buf(&mut read).await.map_err(|_| closed())? == 0 {
+            return Err(closed());
+        }
+        loop {
+            let parsed = ResponseHead::parse(&read, limits.head_bytes_max);
+            let head = parsed.map_err(|error| Failure::Head { endpoint: ticket.endpoint.clone(), error })?;
+            let Some(head) = head else { break };
+            let head_bytes = head.len;
+            if head.status == 101 {
+                let switched = ws::check_switching(&head, call.key)
+                    .map_err(|error| Failure::Handshake { endpoint: ticket.endpoint.clone(), error })?;
+                let (extensions, protocol) = (switched.extensions, switched.protocol.map(str::to_owned));
+                return Ok(Answer::Switched(Switched {
+                    stream,
+                    read,
+                    head_bytes,
+                    ticket,
+                    extensions,
+                    protocol,
+                }));
+            }
+            if head.status >= 200 {
+                return Ok(Answer::Http(HttpAnswer { stream, read, ticket }));
+            }
+            interim += 1;
+            if interim > INTERIM_MAX {
+                return Err(closed());
+            }
+            read.drain(..head_bytes);
+        }
+    }
+}
+
+/// The request head for the endpoint: the client's, less what ends here, plus what we add.
+pub fn request_head<'a>(
+    target: &str,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    forwarded: &Forwarded,
+) -> Vec<u8> {
+    let mut head = Vec::with_capacity(1024);
+    head.extend_from_slice(b"GET ");
+    head.extend_from_slice(crate::forwarded::origin_form(target).as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in headers.filter(|(name, _)| forwarded.keeps(name)) {
+        push_header(&mut head, name, value);
+    }
+    push_header(&mut head, "connection", b"Upgrade");
+    push_header(&mut head, "upgrade", b"websocket");
+    for (name, value) in &forwarded.headers {
+        push_header(&mut head, name, value.as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// The 101 for the client: the endpoint's, less what ends here, plus the request id.
+pub fn switching_head(head: &ResponseHead<'_>, request_id: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(head.len + 80);
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    for (name, value) in switching_headers(head) {
+        push_header(&mut out, name, value);
+    }
+    push_header(&mut out, "connection", b"Upgrade");
+    push_header(&mut out, "upgrade", b"websocket");
+    push_header(&mut out, "x-request-id", request_id.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// The headers of a 101 that the client gets as they are.
+pub fn switching_headers<'a>(head: &ResponseHead<'a>) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    head.headers().filter(|(name, _)| {
+        !ws::is_hop_by_hop(name)
+            && !name.eq_ignore_ascii_case("x-request-id")
+            && !name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("ws-handoff"))
+    })
+}
+
+fn push_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,75 @@
+//! The two legs of a session and what is known of each.
+
+use ws::{Extensions, Role, Scanner};
+
+/// One of the two connections of a session. Legs, never directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leg {
+    /// The connection we accepted.
+    Downstream,
+    /// The connection we dialed.
+    Upstream,
+}
+
+impl Leg {
+    /// The opposite leg.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
+        }
+    }
+}
+
+/// What we still have to write to a leg on our own behalf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Authored {
+    Nothing,
+    Notice,
+    Close(u16),
+    /// Close with the reason of the shed.
+    Shed,
+}
+
+/// A leg: the frames that come from it, and how far its ending has got.
+#[derive(Debug)]
+pub(crate) struct LegState {
+    /// Follows the frames that this leg's peer sends.
+    pub scanner: Scanner,
+    /// What we want to write to it.
+    pub authored: Authored,
+    /// A Close frame was written, or is about to be: no frame may follow (RFC 6455 section 5.5.1).
+    pub close_sent: bool,
+    /// Its peer's Close frame was seen.
+    pub close_received: bool,
+    /// Nothing more comes from it.
+    pub ended: bool,
+    /// It takes nothing more.
+    pub broken: bool,
+    /// We ended our side of it, or are about to.
+    pub fin: bool,
+}
+
+impl LegState {
+    pub fn new(sender: Role, extensions: Extensions) -> Self {
+        Self {
+            scanner: Scanner::new(sender, extensions.rsv()),
+            authored: Authored::Nothing,
+            close_sent: false,
+            close_received: false,
+            ended: false,
+            broken: false,
+            fin: false,
+        }
+    }
+
+    /// Nothing of ours goes to it any more.
+    pub fn is_silent(&self) -> bool {
+        self.fin || self.broken
+    }
+
+    /// Neither direction of this leg can carry anything any more.
+    pub fn is_over(&self) -> bool {
+        self.is_silent() && self.ended
+    }
+}
