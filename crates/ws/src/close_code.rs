@@ -1,7 +1,7 @@
 //! Which Close codes a configuration may ask us to send when sessions are moved.
 //!
 //! A legal code can still be the wrong one: many client libraries take some codes as "never come back".
-//! The list was made by reading and running them; `docs/` tells the user which library does what.
+//! The list was made by reading and running them. Not here: the configuration itself, and the wording of its errors.
 
 /// What to say about a configured Close code at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
