@@ -235,9 +235,9 @@ impl Planner {
             }
             if drain_since.is_none() {
                 self.bucket.give_back(rate, missing);
-                // Levelling is not over: what was counted as on its way is still here.
+                // Levelling is not over: what was counted as on its way is still here, and another may give now.
                 self.levelling = true;
-                self.wake(now + hold);
+                self.wake(now);
             }
         }
         self.forget_empty(from);

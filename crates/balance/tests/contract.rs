@@ -215,6 +215,22 @@ fn an_endpoint_without_movable_sessions_is_left_alone_for_a_second() {
 }
 
 #[test]
+fn what_one_endpoint_could_not_give_another_gives_at_once() {
+    let mut planner = planner(Policy::LeastConnections, &[("a", 1), ("b", 1), ("c", 1)]);
+    for client in 0..350u128 {
+        open(&mut planner, Time::ZERO, if client < 200 { "a" } else { "b" }, ClientKey(client));
+    }
+    let now = Time::from_millis(5_000);
+    let Some(Action::Move(order)) = planner.poll_action(now) else { panic!("a has too many") };
+    assert_eq!((order.from.as_str(), order.count), ("a", 1), "10 a second, one at once");
+    assert_eq!(planner.poll_action(now), None, "the pace allows no more");
+    planner.handle_moves_began(now, &order.from, order.count, 0);
+    let Some(Action::Move(order)) = planner.poll_action(now) else { panic!("b has too many as well") };
+    assert_eq!((order.from.as_str(), order.count), ("b", 1));
+    assert_eq!(planner.poll_action(now), None);
+}
+
+#[test]
 fn a_move_may_be_answered_in_parts() {
     let mut planner = planner(Policy::LeastConnections, &[("a", 1), ("b", 1)]);
     let limits = Limits { moves_per_second_max: Some(1_000.0), ..Limits::default() };
