@@ -1,5 +1,7 @@
 //! Where log lines go and in what form.
 
+use std::io::IsTerminal;
+
 use config::{Format, Level, Log};
 use tracing_subscriber::EnvFilter;
 
@@ -13,7 +15,10 @@ pub fn start(log: &Log) {
         Level::Trace => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process (tests) keeps the first.
     let _ = match log.format {
         Format::Text => builder.try_init(),

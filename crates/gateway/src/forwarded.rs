@@ -19,8 +19,8 @@ const CONNECTION_OPTIONS_MAX: usize = 32;
 pub struct Peer {
     /// The client.
     pub client: SocketAddr,
-    /// Our address that it connected to.
-    pub local: SocketAddr,
+    /// Our port that it connected to.
+    pub local_port: u16,
     /// It speaks TLS with us.
     pub tls: bool,
 }
@@ -67,10 +67,7 @@ impl Forwarded {
                 ("x-forwarded-for", hops),
                 ("x-forwarded-proto", said("x-forwarded-proto").unwrap_or_else(|| scheme.into())),
                 ("x-forwarded-host", said("x-forwarded-host").unwrap_or_else(|| host.into())),
-                (
-                    "x-forwarded-port",
-                    said("x-forwarded-port").unwrap_or_else(|| peer.local.port().to_string()),
-                ),
+                ("x-forwarded-port", said("x-forwarded-port").unwrap_or_else(|| peer.local_port.to_string())),
                 ("x-request-id", request_id.clone()),
             ],
             request_id,
@@ -122,7 +119,7 @@ mod tests {
     use super::*;
 
     fn peer(client: &str) -> Peer {
-        Peer { client: client.parse().unwrap(), local: "127.0.0.1:8080".parse().unwrap(), tls: true }
+        Peer { client: client.parse().unwrap(), local_port: 8080, tls: true }
     }
 
     fn forwarded(client: &str, headers: &[(&'static str, &'static str)]) -> Forwarded {

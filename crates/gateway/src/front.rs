@@ -3,7 +3,6 @@
 //! The first request head is read here, bare. An upgrade takes the short way: the endpoint is asked, both heads pass,
 //! and nothing of this task remains beside the relay. Everything else goes to hyper, with the bytes put back.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,10 +45,12 @@ pub struct Guest {
 /// Serves an accepted socket to its end; a tunnel goes on in a task of its own.
 pub async fn serve(shared: Arc<Shared>, worker: Arc<Worker>, accepted: Accepted) {
     let load = Arc::new(worker.enter());
-    let Some((stream, local)) = adopt(&accepted) else { return };
-    let certificate = shared.certificates.get(accepted.listener).cloned().flatten();
-    let peer = Peer { client: accepted.peer, local, tls: certificate.is_some() };
-    let admitted = Arc::new(accepted.admitted);
+    let Accepted { stream, peer: client, listener, admitted } = accepted;
+    // A socket that can not be watched is closed: there is nobody to tell.
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let certificate = shared.certificates.get(listener.index).cloned().flatten();
+    let peer = Peer { client, local_port: listener.port, tls: certificate.is_some() };
+    let admitted = Arc::new(admitted);
     let guest = Guest { shared, worker, peer, admitted, load };
     let runtime = guest.shared.runtime.load_full();
     let io = match certificate {
@@ -64,14 +65,6 @@ pub async fn serve(shared: Arc<Shared>, worker: Arc<Worker>, accepted: Accepted)
         }
     };
     first_request(guest, runtime, io).await;
-}
-
-/// Makes the socket this thread's own.
-fn adopt(accepted: &Accepted) -> Option<(TcpStream, SocketAddr)> {
-    let stream = accepted.stream.try_clone().and_then(TcpStream::from_std).ok()?;
-    stream.set_nodelay(true).ok()?;
-    let local = stream.local_addr().ok()?;
-    Some((stream, local))
 }
 
 fn tls_failed(peer: &Peer, error: &str) {
@@ -157,7 +150,7 @@ async fn dispatch(guest: Guest, runtime: Arc<Runtime>, mut io: Io, read: Vec<u8>
     let started = guest.shared.clock.now();
     match upstream::call(&route.pool, &policy, &runtime.config.limits, &call).await {
         Ok(Answer::Switched(switched)) => {
-            telemetry::handshake(&route.pool.name, guest.shared.clock.now().since(started));
+            route.pool.metrics.handshake(guest.shared.clock.now().since(started));
             let client = switching(&switched, &forwarded.request_id, runtime.config.limits.head_bytes_max);
             let early = read[head.len..].to_vec();
             if io.write_all(&client).await.is_ok() && io.flush().await.is_ok() {

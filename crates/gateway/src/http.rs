@@ -258,9 +258,11 @@ async fn upgrade(
     let call =
         UpgradeCall { head: upstream::request_head(head.target, head.headers(), &forwarded), key: asked.key };
     let policy = route.pool.policy();
+    let started = guest.shared.clock.now();
     match upstream::call(&route.pool, &policy, &runtime.config.limits, &call).await {
         Ok(Answer::Http(answer)) => replay(answer).await,
         Ok(Answer::Switched(switched)) => {
+            route.pool.metrics.handshake(guest.shared.clock.now().since(started));
             let response = switching_response(&switched, runtime.config.limits.head_bytes_max)?;
             let guest = guest.clone();
             tokio::spawn(async move {

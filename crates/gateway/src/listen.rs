@@ -16,7 +16,7 @@ use crate::forwarded::canonical;
 use crate::front::refused;
 use crate::shared::Shared;
 use crate::telemetry;
-use crate::worker::{Accepted, Worker};
+use crate::worker::{Accepted, ListenerId, Worker};
 
 /// Connections that the kernel completes before we take them.
 const BACKLOG: i32 = 4096;
@@ -40,15 +40,19 @@ pub fn bind(listener: &config::Listener) -> io::Result<TcpListener> {
         socket.set_only_v6(listener.ipv6_only)?;
     }
     socket.set_reuse_address(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_keepalive(&keepalive())?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(listener.address))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// How a peer that vanished without a word is noticed.
+pub fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES)
 }
 
 /// A listener whose thread accepts. Blocking: an accept that waits costs nothing, and needs no reactor to register
@@ -69,11 +73,12 @@ impl Acceptor {
         listener: TcpListener,
         workers: Arc<Vec<Handle>>,
     ) -> io::Result<Self> {
+        let id = ListenerId { index, port: listener.local_addr()?.port() };
         let listener = Arc::new(listener);
         let accepting = listener.clone();
         std::thread::Builder::new()
             .name(format!("acceptor-{index}"))
-            .spawn(move || accept(&shared, index, &accepting, &workers))?;
+            .spawn(move || accept(&shared, id, &accepting, &workers))?;
         Ok(Self { listener })
     }
 
@@ -86,12 +91,12 @@ impl Acceptor {
     }
 }
 
-fn accept(shared: &Arc<Shared>, index: usize, listener: &TcpListener, workers: &[Handle]) {
+fn accept(shared: &Arc<Shared>, id: ListenerId, listener: &TcpListener, workers: &[Handle]) {
     loop {
         match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((stream, Some(address))) => {
                 if let Ok(peer) = SocketAddr::try_from(address) {
-                    place(shared, index, stream.into(), peer, workers);
+                    place(shared, id, stream.into(), peer, workers);
                 }
             }
             Ok((_, None)) => {}
@@ -112,7 +117,7 @@ fn accept(shared: &Arc<Shared>, index: usize, listener: &TcpListener, workers: &
 /// Admits a socket and hands it on.
 fn place(
     shared: &Arc<Shared>,
-    listener: usize,
+    listener: ListenerId,
     stream: std::net::TcpStream,
     peer: SocketAddr,
     workers: &[Handle],
@@ -124,7 +129,7 @@ fn place(
     };
     let admitted = match shared.admission.admit(canonical(peer.ip()), max, per_client) {
         Ok(admitted) => admitted,
-        Err(refusal) => return turn_away(stream, shared.certificates[listener].is_some(), refusal),
+        Err(refusal) => return turn_away(stream, shared.certificates[listener.index].is_some(), refusal),
     };
     let Some((_, tx)) = workers.iter().min_by_key(|(worker, tx)| worker.load() + queued(tx)) else { return };
     if tx.blocking_send(Accepted { stream, peer, listener, admitted }).is_err() {

@@ -13,6 +13,7 @@ use model::{EndpointId, PoolName, Time};
 use session::{Notice, Order, Settings, ShedSpec};
 
 use crate::clock::Clock;
+use crate::telemetry::PoolMetrics;
 
 /// A pool at run time.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Pool {
     pub name: PoolName,
     /// Counts for metrics.
     pub gauges: Gauges,
+    /// Metrics of its sessions.
+    pub metrics: PoolMetrics,
     clock: Clock,
     planner: Mutex<Planner>,
     policy: ArcSwap<Policy>,
@@ -141,6 +144,7 @@ impl Pool {
         let seed = u64::from_ne_bytes(crate::entropy::bytes());
         let planner = Planner::new(config.balance, config.rebalance.clone(), seed);
         Arc::new(Self {
+            metrics: PoolMetrics::new(&name),
             name,
             gauges: Gauges::default(),
             clock,

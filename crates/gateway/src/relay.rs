@@ -93,7 +93,9 @@ impl Relay {
                 progress |= self.pump(cx, now, from, buffer, budget) == Step::Progress;
                 progress |= self.finish(cx, now, from) == Step::Progress;
             }
-            if !progress {
+            // While both peers just talk, one pass over both directions leaves nothing undone. What one direction
+            // changes for the other has to do with ends and sheds, and then a deadline runs.
+            if !progress || self.session.poll_timeout().is_none() {
                 break;
             }
         }

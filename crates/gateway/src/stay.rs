@@ -117,7 +117,7 @@ impl Stay {
             Some(end) => (end.initiator, end.code),
             None => (Initiator::Gateway, None),
         };
-        telemetry::session_ended(&slot.pool.name, initiator, self.detail.cut);
+        slot.pool.metrics.ended(&slot.pool.name, initiator, self.detail.cut);
         self.log_access(now, session, initiator, code, undeliverable);
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use model::PoolName;
 use session::{Initiator, Leg};
 
@@ -21,10 +21,49 @@ pub fn rejected(reason: &'static str) {
     counter!("evenkeel_rejected_total", "reason" => reason).increment(1);
 }
 
-/// A tunnel was opened; `took` from the complete request head to the endpoint's 101.
-pub fn handshake(pool: &PoolName, took: Duration) {
-    counter!("evenkeel_sessions_total", "pool" => pool.to_string()).increment(1);
-    histogram!("evenkeel_handshake_seconds", "pool" => pool.to_string()).record(took.as_secs_f64());
+/// The metrics that every session of a pool touches, looked up once.
+pub struct PoolMetrics {
+    sessions: Counter,
+    handshake: Histogram,
+    ends: [Counter; 3],
+}
+
+impl std::fmt::Debug for PoolMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PoolMetrics")
+    }
+}
+
+impl PoolMetrics {
+    /// Those of `pool`.
+    pub fn new(pool: &PoolName) -> Self {
+        let end = |by| ends(pool, initiator(by));
+        Self {
+            sessions: counter!("evenkeel_sessions_total", "pool" => pool.to_string()),
+            handshake: histogram!("evenkeel_handshake_seconds", "pool" => pool.to_string()),
+            ends: [end(Initiator::Client), end(Initiator::Endpoint), end(Initiator::Gateway)],
+        }
+    }
+
+    /// A tunnel was opened; `took` from the complete request head to the endpoint's 101.
+    pub fn handshake(&self, took: Duration) {
+        self.sessions.increment(1);
+        self.handshake.record(took.as_secs_f64());
+    }
+
+    /// A session ended.
+    pub fn ended(&self, pool: &PoolName, by: Initiator, cut: Option<CutReason>) {
+        match (cut, by) {
+            (Some(reason), _) => ends(pool, cut_reason(reason)).increment(1),
+            (None, Initiator::Client) => self.ends[0].increment(1),
+            (None, Initiator::Endpoint) => self.ends[1].increment(1),
+            (None, Initiator::Gateway) => self.ends[2].increment(1),
+        }
+    }
+}
+
+fn ends(pool: &PoolName, reason: &'static str) -> Counter {
+    counter!("evenkeel_session_ends_total", "pool" => pool.to_string(), "reason" => reason)
 }
 
 /// An endpoint could not be reached.
@@ -63,12 +102,6 @@ pub fn undeliverable(pool: &PoolName, leg: Leg, messages: u64, bytes: u64) {
             counter!(name, "pool" => pool.to_string(), "direction" => direction(leg)).increment(n);
         }
     }
-}
-
-/// A session ended.
-pub fn session_ended(pool: &PoolName, initiator: Initiator, cut: Option<CutReason>) {
-    let reason = cut.map_or(self::initiator(initiator), cut_reason);
-    counter!("evenkeel_session_ends_total", "pool" => pool.to_string(), "reason" => reason).increment(1);
 }
 
 /// Sessions that were asked to move, by reason.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use ws::{Extensions, ResponseHead, UpgradeError};
 
 use crate::forwarded::Forwarded;
+use crate::listen;
 use crate::pool::{Policy, Pool, Ticket};
 use crate::reply::Reply;
 use crate::telemetry;
@@ -160,6 +161,7 @@ pub async fn dial(
             Ok(Ok(stream)) => {
                 // A frame is written at once or not at all: waiting to coalesce only adds delay.
                 stream.set_nodelay(true).ok();
+                socket2::SockRef::from(&stream).set_tcp_keepalive(&listen::keepalive()).ok();
                 return Ok((stream, ticket));
             }
             Ok(Err(error)) => error,

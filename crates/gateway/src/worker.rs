@@ -32,10 +32,19 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// The client.
     pub peer: SocketAddr,
-    /// Which listener, by its place in the configuration.
-    pub listener: usize,
+    /// Which listener it came through.
+    pub listener: ListenerId,
     /// Its place in the counts.
     pub admitted: Admitted,
+}
+
+/// A listener, as far as a connection needs to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListenerId {
+    /// Its place in the configuration.
+    pub index: usize,
+    /// Its port.
+    pub port: u16,
 }
 
 /// Bytes and messages, by leg: to the client, to the endpoint.
