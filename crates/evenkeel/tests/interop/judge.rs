@@ -106,22 +106,23 @@ fn strings(list: &Value) -> Vec<String> {
 /// Everything that is wrong with one connection; empty when nothing is.
 pub fn judge(order: Order, deflate: bool, client: &Record, endpoint: &Record) -> Vec<String> {
     let mut findings = Vec::new();
-    for (end, other) in [(client, endpoint), (endpoint, client)] {
+    for (side, end, other) in [("client", client, endpoint), ("endpoint", endpoint, client)] {
+        let who = format!("{side} ({})", end.library);
         let excused = other.unfinished && end.error.as_deref().is_some_and(|e| e.contains(UNFINISHED));
         if let Some(error) = end.error.as_ref().filter(|_| !excused) {
-            findings.push(format!("{} reports an error: {error}", end.library));
+            findings.push(format!("{who} reports an error: {error}"));
         }
         if !end.clean {
-            findings.push(format!("{} saw no clean close (code {})", end.library, end.code));
+            findings.push(format!("{who} saw no clean close (code {})", end.code));
         }
         if end.protocol != "interop.v1" {
-            findings.push(format!("{} has subprotocol {:?}, expected interop.v1", end.library, end.protocol));
+            findings.push(format!("{who} has subprotocol {:?}, expected interop.v1", end.protocol));
         }
         if end.extensions.contains("permessage-deflate") != deflate {
-            findings.push(format!("{} negotiated {:?}, deflate was {deflate}", end.library, end.extensions));
+            findings.push(format!("{who} negotiated {:?}, deflate was {deflate}", end.extensions));
         }
         if end.pongs > end.pings {
-            findings.push(format!("{} got {} pongs for {} pings", end.library, end.pongs, end.pings));
+            findings.push(format!("{who} got {} pongs for {} pings", end.pongs, end.pings));
         }
     }
     findings.extend(judge_close(client));
