@@ -70,6 +70,12 @@ impl Check<'_> {
         }
     }
 
+    fn at_least_one(&mut self, path: &Path, value: Option<usize>) {
+        if value == Some(0) {
+            self.fail(path, "found 0, expected 1 or more; leave the key out for no bound of its own");
+        }
+    }
+
     fn duration(&mut self, path: &Path, value: Duration, allowed: RangeInclusive<Duration>) {
         if !allowed.contains(&value) {
             let words = |d: &Duration| rules::duration_text(*d);
@@ -145,7 +151,7 @@ impl Check<'_> {
             if let Some(first) = seen.insert((host, route.path.trim_end_matches('/')), index) {
                 self.fail(&here, format!("same host and path as route {first}; remove one"));
             }
-            self.number(&here.key("connections_max"), route.connections_max, 1..=usize::MAX);
+            self.at_least_one(&here.key("connections_max"), route.connections_max);
         }
     }
 
@@ -252,12 +258,8 @@ impl Check<'_> {
     // ---- the process ----
 
     fn limits(&mut self, limits: &Limits, path: &Path) {
-        self.number(&path.key("connections_max"), limits.connections_max, 1..=usize::MAX);
-        self.number(
-            &path.key("connections_per_client_max"),
-            limits.connections_per_client_max,
-            1..=usize::MAX,
-        );
+        self.at_least_one(&path.key("connections_max"), limits.connections_max);
+        self.at_least_one(&path.key("connections_per_client_max"), limits.connections_per_client_max);
         self.number(&path.key("head_bytes_max"), limits.head_bytes_max, 1024..=65_536);
         let waits = [
             ("head_timeout", limits.head_timeout, MINUTE * 10),

@@ -67,7 +67,11 @@ pub(crate) fn from_reader(error: &serde_saphyr::Error, tree: Option<&Tree>) -> P
     let error = error.without_snippet();
     let at = error.location().map_or(Place { line: 1, column: 1 }, Place::from);
     let (path, found) = match tree.map(|tree| tree.at(at)) {
-        Some((path, node)) => (path, Some(node)),
+        // The reader tells a missing key at one of its neighbours; it is the mapping around them that lacks it.
+        Some(here) if here.by_key && matches!(error, Reader::SerdeMissingField { .. }) => {
+            (here.path.parent(), None)
+        }
+        Some(here) => (here.path, Some(here.node)),
         None => (Path::default(), None),
     };
     let message = match error {
@@ -89,11 +93,15 @@ pub(crate) fn from_reader(error: &serde_saphyr::Error, tree: Option<&Tree>) -> P
         Reader::InvalidScalar { ty, .. } => expected(found, scalar_in_words(ty)),
         Reader::InvalidBooleanStrict { .. } => expected(found, "true or false"),
         Reader::Unexpected { expected: what, .. } => expected(found, structure_in_words(what)),
+        Reader::NonFiniteFloat { value, .. } => format!("found `{value}`, expected a finite number"),
         other => {
             let text = other.to_string();
             // The place is told once, in front.
             let bare = text.split(" at line ").next().unwrap_or(&text).to_owned();
             match found {
+                Some(Node::Leaf(Some(value))) if bare == "invalid socket address syntax" => format!(
+                    "`{value}` is not an IP address with a port, expected for example 10.0.0.7:8080 or \"[::]:8080\""
+                ),
                 Some(Node::Leaf(Some(value))) if !bare.contains(value.as_str()) => {
                     format!("`{value}`: {bare}")
                 }

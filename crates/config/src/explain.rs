@@ -190,6 +190,7 @@ fn process(config: &Config) -> Vec<Row> {
     let limits = &config.limits;
     let bound = |n: Option<usize>, none: &str| n.map_or_else(|| none.to_owned(), |n| n.to_string());
     let idle = limits.idle_timeout.map_or_else(|| "never".to_owned(), duration_text);
+    let access = if config.log.access { ", a line for each session" } else { "" };
     let proxies: Vec<_> = config.trusted_proxies.iter().map(ToString::to_string).collect();
     vec![
         row("workers", bound(config.workers, "one a CPU")),
@@ -208,5 +209,9 @@ fn process(config: &Config) -> Vec<Row> {
         row("trusted_proxies", if proxies.is_empty() { "none".to_owned() } else { proxies.join(", ") }),
         row("shutdown.drain_time", duration_text(config.shutdown.drain_time)),
         row("admin", format!("http://{}", config.admin.address)),
+        row(
+            "log",
+            format!("{:?} and above, as {:?}{access}", config.log.level, config.log.format).to_lowercase(),
+        ),
     ]
 }

@@ -49,6 +49,11 @@ impl Path {
         self.with(Step::Index(index))
     }
 
+    pub(crate) fn parent(mut self) -> Self {
+        self.0.pop();
+        self
+    }
+
     fn with(&self, step: Step) -> Self {
         let mut longer = self.clone();
         longer.0.push(step);
@@ -99,18 +104,27 @@ impl Tree {
         at
     }
 
-    /// The deepest key or value that begins at `place`, and the value. The root when nothing does.
-    pub(crate) fn at(&self, place: Place) -> (Path, &Node) {
-        let mut found = (Path::default(), &self.0.value);
+    /// The deepest key or value that begins at `place`. The root when nothing does.
+    pub(crate) fn at(&self, place: Place) -> Found<'_> {
+        let mut found = Found { path: Path::default(), node: &self.0.value, by_key: false };
         descend(&self.0, &Path::default(), place, &mut found);
         found
     }
 }
 
-fn descend<'a>(node: &'a Spanned<Node>, path: &Path, place: Place, found: &mut (Path, &'a Node)) {
-    let mut visit = |path: Path, starts: &[Place], value: &'a Spanned<Node>| {
-        if starts.contains(&place) {
-            *found = (path.clone(), &value.value);
+/// What stands at a place.
+pub(crate) struct Found<'a> {
+    pub(crate) path: Path,
+    pub(crate) node: &'a Node,
+    /// The place is where its key begins, not its value.
+    pub(crate) by_key: bool,
+}
+
+fn descend<'a>(node: &'a Spanned<Node>, path: &Path, place: Place, found: &mut Found<'a>) {
+    let mut visit = |path: Path, key: Option<Place>, value: &'a Spanned<Node>| {
+        let by_key = key == Some(place);
+        if by_key || Place::from(value.referenced) == place {
+            *found = Found { path: path.clone(), node: &value.value, by_key };
         }
         descend(value, &path, place, found);
     };
@@ -118,12 +132,12 @@ fn descend<'a>(node: &'a Spanned<Node>, path: &Path, place: Place, found: &mut (
         Node::Leaf(_) => {}
         Node::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                visit(path.index(index), &[item.referenced.into()], item);
+                visit(path.index(index), None, item);
             }
         }
         Node::Map(entries) => {
             for (key, value) in entries {
-                visit(path.key(&key.value), &[key.referenced.into(), value.referenced.into()], value);
+                visit(path.key(&key.value), Some(key.referenced.into()), value);
             }
         }
     }
