@@ -28,7 +28,7 @@ pub struct Limits {
     pub start_ratio: f64,
     /// Moves stop when no endpoint holds more than its target times this: 1.0 to `start_ratio`.
     pub stop_ratio: f64,
-    /// Moves start only when an endpoint is above its target by at least this many sessions.
+    /// Moves start only when an endpoint is above its target, rounded down, by at least this many sessions.
     pub min_surplus: u32,
     /// Changes of the endpoint set that follow each other within this time are one.
     #[serde(with = "units::duration")]
