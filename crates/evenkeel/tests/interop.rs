@@ -74,6 +74,11 @@ fn real_clients_lose_nothing_while_their_sessions_are_moved() {
     }
     let total = peers.finish(&clients);
     total.print("while sessions are moved");
+    let counted = |direction| gateway.counter("evenkeel_undeliverable_messages_total", direction);
+    let (up, down) = (counted("to_upstream"), counted("to_downstream"));
+    println!("the gateway counted {up} undeliverable messages to upstream, {down} to downstream");
+    // It counts messages that their sender did not finish, too; what it must not do is lose in silence.
+    assert!(up >= total.undelivered_to_upstream && down >= total.undelivered_to_downstream, "{total:?}");
     assert!(gateway.is_running(), "the gateway ended during the run");
     let moves: usize = total.moves.values().sum();
     assert!(moves >= MOVES_MIN, "only {moves} moves");
@@ -180,8 +185,9 @@ struct Total {
     moves: BTreeMap<String, usize>,
     own_closes: usize,
     messages: usize,
-    undelivered_to_upstream: usize,
-    undelivered_to_downstream: usize,
+    /// In sessions that were moved.
+    undelivered_to_upstream: u64,
+    undelivered_to_downstream: u64,
     bytes: u64,
     megabytes_sent: usize,
     pings: u64,
@@ -311,8 +317,12 @@ impl Total {
             _ => {}
         }
         self.messages += client.received.len() + endpoint.received.len();
-        self.undelivered_to_upstream += client.sent.len().saturating_sub(endpoint.received.len());
-        self.undelivered_to_downstream += endpoint.sent.len().saturating_sub(client.received.len());
+        if client.code == MOVE_CODE {
+            let missing =
+                |from: &Record, to: &Record| from.sent.len().saturating_sub(to.received.len()) as u64;
+            self.undelivered_to_upstream += missing(client, endpoint);
+            self.undelivered_to_downstream += missing(endpoint, client);
+        }
         self.bytes += client.bytes_in.bytes + endpoint.bytes_in.bytes;
         let all = client.received.iter().chain(&endpoint.received);
         self.megabytes_sent += all.filter(|message| message.contains(",1048576,")).count();

@@ -2,7 +2,8 @@
 //!
 //! Each is ended by its own handle when dropped, so that a failing test leaves nothing behind.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -117,6 +118,17 @@ impl Gateway {
             assert!(Instant::now() < deadline, "the gateway did not write {}", address_file.display());
             std::thread::yield_now();
         }
+    }
+
+    /// The sum of a counter over the lines of `/metrics` that contain `label`.
+    pub fn counter(&self, name: &str, label: &str) -> u64 {
+        let mut stream = TcpStream::connect(&self.admin).expect("the admin port listens");
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        stream.write_all(request.as_bytes()).expect("the admin port reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the admin port answers with text");
+        let lines = answer.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
     /// Whether it is still running: a gateway that died must not look like one that closes well.
