@@ -1,2 +1,91 @@
-//! Fleet.
-fn main() {}
+//! fleet: real WebSocket clients against demo endpoints, through the real gateway, by the steps of a scenario.
+//!
+//! `fleet replay SCENARIO.yaml` is the program; the other subcommands are the processes that it starts, each of its
+//! own, so that descriptors, CPU time and memory are the gateway's own. See `loadtest/README.md`.
+
+mod accounting;
+mod child;
+mod client;
+mod clients;
+mod demo;
+mod endpoint;
+mod expect;
+mod gateway;
+mod progress;
+mod protocol;
+mod ranges;
+mod reconnect;
+mod replay;
+mod report;
+mod rng;
+mod run;
+mod scenario;
+mod series;
+mod summary;
+mod usage;
+mod wire;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::task::LocalSet;
+
+/// Replay load scenarios with real WebSocket clients
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a scenario with evenkeel, then with a random pick, and compare
+    Replay(replay::Args),
+    /// The gateway's whole command line, as a child of replay
+    #[command(hide = true, disable_help_flag = true)]
+    Gateway {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// One demo endpoint
+    #[command(hide = true)]
+    Endpoint(endpoint::Args),
+    /// All clients, as a child of replay
+    #[command(hide = true)]
+    Clients,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Gateway { args } => return run_gateway(args),
+        Command::Replay(args) => on_one_thread(replay::replay(args)),
+        Command::Endpoint(args) => on_one_thread(endpoint::serve(args)).map(|()| ExitCode::SUCCESS),
+        Command::Clients => on_one_thread(clients::run()).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("fleet: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// Becomes the gateway. It dies with the replay that started it.
+fn run_gateway(args: Vec<OsString>) -> ExitCode {
+    let signal = rustix::process::Signal::KILL;
+    // Refused only where the kernel has no such signal; then an interrupted replay leaves its gateway behind.
+    let _ = rustix::process::set_parent_process_death_signal(Some(signal));
+    let own = ["evenkeel", "gateway"].map(OsString::from);
+    evenkeel::run(own.into_iter().chain(args))
+}
+
+fn on_one_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    usage::raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    LocalSet::new().block_on(&runtime, work)
+}

@@ -1,0 +1,210 @@
+//! The gateway under test: its configuration, its process, its own view of itself.
+//!
+//! It runs as a child, so that descriptors, CPU time and memory are its own. What it is asked for is only what an
+//! operator would ask for: the address file, `/api/v1/status`, SIGTERM.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::child::Child;
+use crate::summary::MoveClose;
+
+/// Longest wait for the gateway to listen and be ready.
+const START_WITHIN: Duration = Duration::from_secs(15);
+/// Longest wait for it to end after SIGTERM; its drain time is 1 s.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    child: Child,
+    /// Where clients connect.
+    pub listener: SocketAddr,
+    admin: SocketAddr,
+}
+
+#[derive(Deserialize)]
+struct Addresses {
+    listeners: Vec<SocketAddr>,
+    admin: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts it with the pool of `pool` keys and the endpoints of `list`; returns when it is ready.
+    ///
+    /// # Errors
+    /// With the gateway's last words, when it ends or is not ready in time.
+    pub async fn start(folder: &Path, pool: &Map<String, Value>, list: &Path) -> anyhow::Result<Self> {
+        let (config, addresses) = (folder.join("evenkeel.yaml"), folder.join("addresses.json"));
+        // JSON is YAML, and every value stays what it is.
+        fs::write(&config, serde_json::to_string_pretty(&config_of(pool, list))?)
+            .with_context(|| format!("cannot write {}", config.display()))?;
+        if addresses.exists() {
+            fs::remove_file(&addresses).with_context(|| format!("cannot remove {}", addresses.display()))?;
+        }
+        let args: Vec<OsString> = ["gateway".into(), "--config".into(), config.into()]
+            .into_iter()
+            .chain(["--address-file".into(), addresses.clone().into()])
+            .collect();
+        let mut child = Child::spawn_silent(&args, folder.join("gateway.log"))?;
+        match timeout(START_WITHIN, listening(&mut child, &addresses)).await {
+            Ok(Ok((listener, admin))) => Ok(Self { child, listener, admin }),
+            Ok(Err(e)) => Err(e),
+            Err(_) => {
+                bail!("the gateway was not ready within {START_WITHIN:?}; it said:\n{}", child.last_words())
+            }
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
+    /// How it ended, if it has ended by itself.
+    pub fn died(&mut self) -> Option<String> {
+        let status = self.child.ended()?;
+        Some(format!("the gateway ended by itself ({status}); it said:\n{}", self.child.last_words()))
+    }
+
+    /// `/api/v1/status`.
+    ///
+    /// # Errors
+    /// When it cannot be asked or does not answer with JSON.
+    pub async fn status(&self) -> anyhow::Result<Value> {
+        status(self.admin).await
+    }
+
+    /// SIGTERM, and the end within the drain time.
+    ///
+    /// # Errors
+    /// A line for the report, when it does not end in time or not with 0.
+    pub async fn stop(mut self) -> Result<(), String> {
+        self.child.terminate();
+        match timeout(STOP_WITHIN, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("the gateway ended with {status} after SIGTERM, expected 0")),
+            Ok(Err(e)) => Err(format!("the gateway's end could not be seen: {e}")),
+            Err(_) => Err(format!("the gateway did not end within {STOP_WITHIN:?} after SIGTERM")),
+        }
+    }
+}
+
+/// The pool's keys of the baseline: placement by `policy`, nothing moved for balance. Drains stay as they are.
+pub fn without_rebalance(pool: &Map<String, Value>, policy: &str) -> Map<String, Value> {
+    let mut pool = pool.clone();
+    pool.insert("balance".into(), policy.into());
+    let rebalance = pool.entry("rebalance").or_insert_with(|| json!({}));
+    if let Some(keys) = rebalance.as_object_mut() {
+        keys.insert("enabled".into(), false.into());
+    }
+    pool
+}
+
+/// The close by which a pool's moves can be told from other closes.
+pub fn move_close(pool: &Map<String, Value>) -> MoveClose {
+    let close = pool.get("move").and_then(|moves| moves.get("close"));
+    let code = close.and_then(|close| close.get("code")?.as_u64()).and_then(|code| u16::try_from(code).ok());
+    let reason = close.and_then(|close| close.get("reason")?.as_str());
+    MoveClose { code: code.unwrap_or(1012), reason: reason.unwrap_or("rebalance").to_owned() }
+}
+
+fn config_of(pool: &Map<String, Value>, list: &Path) -> Value {
+    let mut pool = pool.clone();
+    let list: PathBuf = std::path::absolute(list).unwrap_or_else(|_| list.to_owned());
+    pool.insert("endpoints_file".into(), list.to_string_lossy().into());
+    json!({
+        "listeners": [{"address": "127.0.0.1:0"}],
+        "routes": [{"path": "/", "pool": "demo"}],
+        "pools": {"demo": pool},
+        "admin": {"address": "127.0.0.1:0"},
+        "shutdown": {"drain_time": "1s"},
+        "log": {"level": "info"},
+    })
+}
+
+async fn listening(child: &mut Child, addresses: &Path) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    loop {
+        if let Some(status) = child.ended() {
+            bail!("the gateway ended at start ({status}); it said:\n{}", child.last_words());
+        }
+        if let Ok(text) = fs::read_to_string(addresses) {
+            let found: Addresses =
+                serde_json::from_str(&text).context("the gateway's address file is not what was expected")?;
+            let listener =
+                *found.listeners.first().context("the gateway's address file names no listener")?;
+            if status(found.admin).await.is_ok_and(|status| status["ready"] == true) {
+                return Ok((listener, found.admin));
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One request on a connection of its own; the admin port is on loopback and answers with a small body.
+async fn status(admin: SocketAddr) -> anyhow::Result<Value> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(admin).await?;
+        let request = format!("GET /api/v1/status HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        socket.take(4 << 20).read_to_end(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = timeout(Duration::from_secs(5), exchange).await.context("no answer within 5 s")??;
+    body(&answer)
+}
+
+fn body(answer: &[u8]) -> anyhow::Result<Value> {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the answer has no head")?;
+    let status = answer.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    if status != b"200" {
+        bail!("the answer is {}, expected 200", String::from_utf8_lossy(status));
+    }
+    serde_json::from_slice(&answer[head + 4..]).context("the answer is not JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(text: &str) -> Map<String, Value> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_baseline_changes_policy_and_rebalancing_and_nothing_else() {
+        let own = pool(r#"{"rebalance": {"min_age": "2s"}, "move": {"close": {"code": 4200}}}"#);
+        let baseline = without_rebalance(&own, "random");
+        assert_eq!(baseline["balance"], "random");
+        assert_eq!(baseline["rebalance"], json!({"min_age": "2s", "enabled": false}));
+        assert_eq!(baseline["move"], own["move"]);
+        assert_eq!(without_rebalance(&pool("{}"), "random")["rebalance"], json!({"enabled": false}));
+    }
+
+    #[test]
+    fn moves_are_known_by_the_configured_close() {
+        let default = MoveClose { code: 1012, reason: "rebalance".into() };
+        assert_eq!(move_close(&pool("{}")), default);
+        let own = pool(r#"{"move": {"close": {"code": 4200, "reason": "bye"}}}"#);
+        assert_eq!(move_close(&own), MoveClose { code: 4200, reason: "bye".into() });
+    }
+
+    #[test]
+    fn an_answer_that_is_not_200_with_json_is_an_error() {
+        assert_eq!(body(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{\"ready\":true}").unwrap()["ready"], true);
+        assert!(body(b"HTTP/1.1 503 Busy\r\n\r\n{}").is_err());
+        assert!(body(b"HTTP/1.1 200 OK\r\n\r\nready").is_err());
+        assert!(body(b"").is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! `fleet replay`: scenario in, two runs, reports and a verdict out.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use crate::gateway::{move_close, without_rebalance};
+use crate::report::{self, Report, Run};
+use crate::run::{self, Setup, Target};
+use crate::scenario::Scenario;
+use crate::summary::{Summary, summarise};
+use crate::usage;
+
+/// Descriptors that a process needs beyond its sockets.
+const DESCRIPTORS_OWN: u64 = 200;
+
+/// What `fleet replay` takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Scenario file, see loadtest/README.md
+    pub scenario: PathBuf,
+    /// Drive a gateway that runs elsewhere, ws://host:port/path; steps need --endpoints-file
+    #[arg(long)]
+    pub target: Option<String>,
+    /// With --target: the endpoints file that the gateway there watches; demo endpoints are started and listed in it
+    #[arg(long, requires = "target")]
+    pub endpoints_file: Option<PathBuf>,
+    /// Where the JSON report goes [default: target/replay/NAME.json]
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Where the page goes [default: target/replay/NAME.html]
+    #[arg(long)]
+    pub html: Option<PathBuf>,
+    /// Leave out the run to compare with
+    #[arg(long)]
+    pub no_baseline: bool,
+    /// Another seed than the scenario's
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// No progress, only the result
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// Replays; the exit code is 0 when every expectation is met, 1 when one is missed.
+///
+/// # Errors
+/// When the scenario is invalid, or a run cannot be carried through.
+pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
+    let path = args.scenario.display();
+    let text = fs::read_to_string(&args.scenario).with_context(|| format!("cannot read {path}"))?;
+    let mut scenario = Scenario::parse(&text).map_err(|e| anyhow::anyhow!("{path}: {e}"))?;
+    scenario.seed = args.seed.unwrap_or(scenario.seed);
+    check_descriptors(scenario.clients.count)?;
+    let out = PathBuf::from("target/replay");
+    let setups = setups(&args, &scenario, &out)?;
+    let mut runs = Vec::new();
+    for setup in &setups {
+        runs.push(one(&scenario, setup).await?);
+    }
+    let report = Report {
+        name: scenario.name.clone(),
+        description: scenario.description.clone(),
+        clients: scenario.clients.count,
+        seed: scenario.seed,
+        machine: report::machine(),
+        verdicts: runs.first().map_or_else(Vec::new, |run| scenario.expect.judge(&run.summary)),
+        runs,
+    };
+    let json = args.json.unwrap_or_else(|| out.join(format!("{}.json", report.name)));
+    let html = args.html.unwrap_or_else(|| out.join(format!("{}.html", report.name)));
+    write(&json, &report.json())?;
+    write(&html, &report.html())?;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(report.text().as_bytes())?;
+    writeln!(stdout, "\n  {}\n  {}", json.display(), html.display())?;
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn one(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Run> {
+    let recording =
+        run::record(scenario, setup).await.with_context(|| format!("the run `{}` failed", setup.label))?;
+    let close = move_close(&scenario.gateway);
+    let summary: Summary = summarise(&recording, &close);
+    Ok(Run { summary, series: recording.series })
+}
+
+fn setups(args: &Args, scenario: &Scenario, out: &Path) -> anyhow::Result<Vec<Setup>> {
+    let setup = |label: &str, length, target| Setup {
+        label: label.to_owned(),
+        length,
+        target,
+        folder: run::folder(out, &scenario.name, label),
+        quiet: args.quiet,
+    };
+    if let Some(url) = &args.target {
+        let (address, path) = parse_target(url)?;
+        let endpoints_file = args.endpoints_file.clone();
+        let target = Target::Elsewhere { address, path, endpoints_file };
+        return Ok(vec![setup("target", scenario.run_for, target)]);
+    }
+    let own = Target::Own(scenario.gateway.clone());
+    let mut setups = vec![setup("evenkeel", scenario.run_for, own)];
+    let baseline = &scenario.baseline;
+    if baseline.enabled && !args.no_baseline {
+        let length = baseline.run_for.unwrap_or(scenario.run_for);
+        let target = Target::Own(without_rebalance(&scenario.gateway, &baseline.policy));
+        setups.push(setup(&baseline.policy, length, target));
+    }
+    Ok(setups)
+}
+
+/// Host with port, and path, of a `ws://` address.
+fn parse_target(url: &str) -> anyhow::Result<(String, String)> {
+    let Some(rest) = url.strip_prefix("ws://") else {
+        bail!("--target is {url:?}, expected ws://host:port/path (these clients speak no TLS)");
+    };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if host.is_empty() {
+        bail!("--target is {url:?}, which names no host; expected ws://host:port/path");
+    }
+    let ported = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if ported { host.to_owned() } else { format!("{host}:80") };
+    Ok((address, format!("/{path}")))
+}
+
+/// One socket a client here, two in the gateway: what does not fit is told before anything is started.
+fn check_descriptors(clients: u32) -> anyhow::Result<()> {
+    let (limit, needed) = (usage::raise_descriptors(), 2 * u64::from(clients) + DESCRIPTORS_OWN);
+    if needed > limit {
+        bail!(
+            "{clients} clients need {needed} descriptors in the gateway (two each), and this system allows {limit} a \
+             process; use fewer clients or raise the hard limit (ulimit -Hn)"
+        );
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_plain_websocket_address() {
+        let target = |url| parse_target(url).unwrap();
+        assert_eq!(target("ws://gate:8080/ws?x=1"), ("gate:8080".into(), "/ws?x=1".into()));
+        assert_eq!(target("ws://gate"), ("gate:80".into(), "/".into()));
+        assert_eq!(target("ws://[::1]:8080"), ("[::1]:8080".into(), "/".into()));
+        assert!(parse_target("wss://gate/").unwrap_err().to_string().contains("no TLS"));
+        assert!(parse_target("ws:///x").is_err());
+    }
+
+    #[test]
+    fn clients_that_do_not_fit_are_told_before_the_start() {
+        assert!(check_descriptors(10).is_ok());
+        let limit = usage::raise_descriptors().min(1 << 30);
+        let error = check_descriptors(limit as u32).unwrap_err().to_string();
+        assert!(error.contains("raise the hard limit"), "{error}");
+    }
+}

@@ -1,0 +1,354 @@
+//! A scenario file: who connects, what happens when, and what must come out. See `loadtest/README.md`.
+//!
+//! Text in, [`Scenario`] out; unknown keys are errors and every message names the key. What stands under
+//! `gateway:` is not judged here: it is passed to the gateway as it is, and the gateway judges it.
+
+use std::time::Duration;
+
+use model::units;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::expect::Expect;
+use crate::reconnect::{Backoff, Kind, Reconnect};
+
+/// Most clients that one process can hold here: two descriptors each would not fit the gateway's 20,000.
+const CLIENTS_MAX: u32 = 9_800;
+/// Most endpoints: each has a loopback address of its own, 127.0.0.11 and up.
+const ENDPOINTS_MAX: u32 = 200;
+
+/// The whole file, checked.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Short, of letters, digits and `-`: names the reports.
+    pub name: String,
+    /// What it shows, one or two sentences.
+    #[serde(default)]
+    pub description: String,
+    /// Of message phases, backoff and order.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// Who connects.
+    pub clients: Clients,
+    /// Who serves.
+    pub endpoints: Endpoints,
+    /// Keys of the gateway's pool, as they are: `rebalance`, `move`, `websocket`.
+    #[serde(default)]
+    pub gateway: Map<String, Value>,
+    /// What happens when, in order of time.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// Length of the run, from the first connection to the last measurement.
+    #[serde(with = "units::duration")]
+    pub run_for: Duration,
+    /// The second run, to compare with. Default: policy random.
+    #[serde(default)]
+    pub baseline: Baseline,
+    /// What must come out of the run with evenkeel.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// Who connects, how often they speak, how they come back.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clients {
+    /// How many.
+    pub count: u32,
+    /// New connections a second at the start.
+    #[serde(default = "thousand")]
+    pub connect_per_second: f64,
+    /// Time between two messages of a client. Default: they are silent.
+    #[serde(default, with = "units::optional_duration")]
+    pub message_every: Option<Duration>,
+    /// Bytes of a message.
+    #[serde(default = "sixty_four")]
+    pub message_bytes: usize,
+    /// Time between two messages that an endpoint sends by itself in a session. Default: it only answers.
+    #[serde(default, with = "units::optional_duration")]
+    pub push_every: Option<Duration>,
+    /// How they come back.
+    #[serde(default)]
+    pub reconnect: ReconnectText,
+}
+
+/// `reconnect:` as it is written.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReconnectText {
+    /// Library or rule.
+    #[serde(default)]
+    pub kind: Kind,
+    /// With `backoff`: delay of the first attempt.
+    #[serde(default, with = "units::optional_duration")]
+    pub first: Option<Duration>,
+    /// With `backoff`: growth a time, 1.0 to 10.0. Default 2.
+    pub factor: Option<f64>,
+    /// With `backoff`: longest delay. Default 10 s.
+    #[serde(default, with = "units::optional_duration")]
+    pub max: Option<Duration>,
+    /// With `backoff`: share of variation either way, 0.0 to 1.0. Default 0.2.
+    pub jitter: Option<f64>,
+}
+
+/// Who serves.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoints {
+    /// How many at the start: `demo-1`, `demo-2`, ...
+    pub count: u32,
+}
+
+/// One event; exactly one of the kinds is present.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// When, from the first connection.
+    #[serde(with = "units::duration")]
+    pub at: Duration,
+    /// Start endpoints, or drain and stop those with the highest numbers, until there are so many.
+    pub scale: Option<u32>,
+    /// Drain these and stop them.
+    pub drain: Option<Vec<String>>,
+    /// End this one without a word (SIGKILL); it leaves the list 1 s later.
+    pub kill: Option<String>,
+    /// Drain this one, stop it, start it again as `<name>-r2`.
+    pub restart: Option<String>,
+    /// With `scale` down, `drain` and `restart`: an endpoint that still has sessions is stopped then.
+    #[serde(default = "units::secs::<30>", with = "units::duration")]
+    pub deadline: Duration,
+}
+
+/// What a step does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// See [`Step::scale`].
+    Scale(u32),
+    /// See [`Step::drain`].
+    Drain(Vec<String>),
+    /// See [`Step::kill`].
+    Kill(String),
+    /// See [`Step::restart`].
+    Restart(String),
+}
+
+/// The run to compare with.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Baseline {
+    /// False: there is none.
+    pub enabled: bool,
+    /// Placement policy; rebalancing is off.
+    pub policy: String,
+    /// Its length. Default: that of the run.
+    #[serde(with = "units::optional_duration")]
+    pub run_for: Option<Duration>,
+}
+
+impl Default for Baseline {
+    fn default() -> Self {
+        Self { enabled: true, policy: "random".into(), run_for: None }
+    }
+}
+
+impl Scenario {
+    /// Reads and checks a scenario.
+    ///
+    /// # Errors
+    /// A text for the author of the file: the key, what is expected there, what was found.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let scenario: Self = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return Err(format!("name is {:?}, expected letters, digits and '-'", self.name));
+        }
+        within("clients.count", f64::from(self.clients.count), 1.0, f64::from(CLIENTS_MAX))?;
+        within("clients.connect_per_second", self.clients.connect_per_second, 0.1, 100_000.0)?;
+        within("clients.message_bytes", self.clients.message_bytes as f64, 1.0, 1_048_576.0)?;
+        within("endpoints.count", f64::from(self.endpoints.count), 1.0, f64::from(ENDPOINTS_MAX))?;
+        for (key, every) in
+            [("message_every", self.clients.message_every), ("push_every", self.clients.push_every)]
+        {
+            if every.is_some_and(|every| every < Duration::from_millis(1)) {
+                return Err(format!("clients.{key} is below 1ms; leave it out for none"));
+            }
+        }
+        self.clients.reconnect()?;
+        self.check_steps()?;
+        if self.gateway.contains_key("endpoints") || self.gateway.contains_key("endpoints_file") {
+            return Err("gateway names endpoints; the replay starts them and writes their list itself".into());
+        }
+        Ok(())
+    }
+
+    fn check_steps(&self) -> Result<(), String> {
+        let mut before = Duration::ZERO;
+        for (index, step) in self.steps.iter().enumerate() {
+            let key = format!("steps[{index}]");
+            if let Action::Scale(count) = step.action().map_err(|e| format!("{key} {e}"))? {
+                within(&format!("{key}.scale"), f64::from(count), 1.0, f64::from(ENDPOINTS_MAX))?;
+            }
+            if step.at < before {
+                return Err(format!("{key}.at is earlier than the step before it; write steps in order"));
+            }
+            if step.at >= self.run_for {
+                return Err(format!("{key}.at is {:?}, but run_for is {:?}", step.at, self.run_for));
+            }
+            before = step.at;
+        }
+        Ok(())
+    }
+}
+
+impl Clients {
+    /// The reconnect rule, with defaults filled in.
+    ///
+    /// # Errors
+    /// When numbers are given to a preset, or are out of bounds.
+    pub fn reconnect(&self) -> Result<Reconnect, String> {
+        let ReconnectText { kind, first, factor, max, jitter } = self.reconnect.clone();
+        let own = first.is_some() || factor.is_some() || max.is_some() || jitter.is_some();
+        if kind != Kind::Backoff {
+            if own {
+                return Err("clients.reconnect has numbers of its own; they need `kind: backoff`".into());
+            }
+            return Ok(Reconnect { kind, ..Reconnect::default() });
+        }
+        let Some(first) = first else {
+            return Err("clients.reconnect.first is missing; `kind: backoff` needs it, for example 1s".into());
+        };
+        let (factor, jitter) = (factor.unwrap_or(2.0), jitter.unwrap_or(0.2));
+        within("clients.reconnect.factor", factor, 1.0, 10.0)?;
+        within("clients.reconnect.jitter", jitter, 0.0, 1.0)?;
+        let max = max.unwrap_or(Duration::from_secs(10));
+        if max < first {
+            return Err(format!("clients.reconnect.max is {max:?}, expected at least first ({first:?})"));
+        }
+        let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+        Ok(Reconnect { kind, backoff: Backoff { first_ms: ms(first), factor, max_ms: ms(max), jitter } })
+    }
+}
+
+impl Step {
+    /// What it does.
+    ///
+    /// # Errors
+    /// When it names no kind, or more than one.
+    pub fn action(&self) -> Result<Action, String> {
+        let kinds = [
+            self.scale.map(Action::Scale),
+            self.drain.clone().map(Action::Drain),
+            self.kill.clone().map(Action::Kill),
+            self.restart.clone().map(Action::Restart),
+        ];
+        let mut found = kinds.into_iter().flatten();
+        match (found.next(), found.next()) {
+            (Some(action), None) => Ok(action),
+            (None, _) => Err("does nothing; expected one of scale, drain, kill, restart".into()),
+            (Some(_), Some(_)) => {
+                Err("does two things; expected exactly one of scale, drain, kill, restart".into())
+            }
+        }
+    }
+}
+
+fn within(key: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{key} is {value}, expected {least} to {most}"))
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn thousand() -> f64 {
+    1000.0
+}
+
+fn sixty_four() -> usize {
+    64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "
+name: small
+clients: {count: 10}
+endpoints: {count: 2}
+run_for: 5s
+";
+
+    fn refusal(more: &str) -> String {
+        Scenario::parse(&format!("{SMALL}{more}")).unwrap_err()
+    }
+
+    #[test]
+    fn the_smallest_scenario_gets_its_defaults() {
+        let scenario = Scenario::parse(SMALL).unwrap();
+        assert_eq!(scenario.clients.connect_per_second, 1000.0);
+        assert_eq!(scenario.clients.message_every, None);
+        assert!(scenario.baseline.enabled);
+        assert_eq!(scenario.clients.reconnect().unwrap().kind, Kind::Immediate);
+    }
+
+    #[test]
+    fn every_scenario_of_the_repository_is_valid() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let scenario = Scenario::parse(&std::fs::read_to_string(&path).unwrap())
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(path.file_stem().unwrap().to_str(), Some(scenario.name.as_str()));
+            names.push(scenario.name);
+        }
+        assert!(names.len() >= 6, "{names:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        assert!(refusal("expct: {}\n").contains("expct"));
+        assert!(refusal("expect: {imbalance: 1}\n").contains("imbalance"));
+        assert!(refusal("steps: [{at: 1s, scael: 3}]\n").contains("scael"));
+    }
+
+    #[test]
+    fn a_step_does_exactly_one_thing_in_its_turn() {
+        assert!(refusal("steps: [{at: 1s}]\n").contains("steps[0] does nothing"));
+        assert!(refusal("steps: [{at: 1s, scale: 3, kill: demo-1}]\n").contains("two things"));
+        assert!(refusal("steps: [{at: 2s, scale: 3}, {at: 1s, scale: 2}]\n").contains("steps[1].at"));
+        assert!(refusal("steps: [{at: 9s, scale: 3}]\n").contains("run_for"));
+        assert!(refusal("steps: [{at: 1s, scale: 0}]\n").contains("steps[0].scale is 0"));
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_told_with_the_bounds() {
+        let text = SMALL.replace("count: 10", "count: 100000");
+        assert!(Scenario::parse(&text).unwrap_err().contains("expected 1 to 9800"));
+        assert!(Scenario::parse(&SMALL.replace("small", "../x")).unwrap_err().contains("name is"));
+        assert!(Scenario::parse(&SMALL.replace("5s", "5")).unwrap_err().contains("not a duration"));
+        assert!(refusal("gateway: {endpoints_file: x}\n").contains("names endpoints"));
+    }
+
+    #[test]
+    fn own_reconnect_numbers_need_the_kind_backoff() {
+        let with = |text: &str| {
+            Scenario::parse(&SMALL.replace("count: 10", &format!("count: 10, reconnect: {{{text}}}")))
+        };
+        assert!(with("kind: partysocket, first: 1s").unwrap_err().contains("kind: backoff"));
+        assert!(with("kind: backoff").unwrap_err().contains("first is missing"));
+        assert!(with("kind: backoff, first: 20s").unwrap_err().contains("max is"));
+        let rule = with("kind: backoff, first: 1s, jitter: 0").unwrap().clients.reconnect().unwrap();
+        assert_eq!(rule.backoff, Backoff { first_ms: 1000.0, factor: 2.0, max_ms: 10_000.0, jitter: 0.0 });
+    }
+}

@@ -1,0 +1,78 @@
+//! What a process costs, read from `/proc`: CPU time, memory, descriptors.
+//!
+//! User memory and CPU only; socket buffers are the kernel's and belong to no process.
+
+use std::fs;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// A process at one moment.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Time on a CPU since its start, seconds; threads that ended are not contained.
+    pub cpu_s: f64,
+    /// Resident memory, KiB.
+    pub rss_kib: u64,
+    /// Resident memory with shared pages divided among their users, KiB.
+    pub pss_kib: u64,
+    /// Most that was ever resident, KiB.
+    pub rss_peak_kib: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+}
+
+/// Reads the usage of process `pid`.
+///
+/// # Errors
+/// When the process is gone, or this is not Linux.
+pub fn of(pid: u32) -> io::Result<Usage> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mut nanos = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and the reading.
+        if let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) {
+            nanos += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    Ok(Usage {
+        cpu_s: nanos as f64 / 1e9,
+        rss_kib: kib(&rollup, "Rss:"),
+        pss_kib: kib(&rollup, "Pss:"),
+        rss_peak_kib: kib(&status, "VmHWM:"),
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
+    })
+}
+
+/// Raises the soft limit of descriptors to the hard one; answers the limit.
+pub fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    // Where raising is refused, the old limit holds and is what the caller has to live with.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn kib(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_descriptors() {
+        let usage = of(std::process::id()).unwrap();
+        assert!(usage.rss_kib > 100 && usage.rss_peak_kib >= usage.rss_kib / 2, "{usage:?}");
+        assert!(usage.pss_kib > 0 && usage.descriptors >= 3, "{usage:?}");
+    }
+
+    #[test]
+    fn a_missing_line_counts_as_nothing() {
+        assert_eq!(kib("Rss:  1234 kB\nPss: 5 kB\n", "Pss:"), 5);
+        assert_eq!(kib("Rss:  1234 kB\n", "Swap:"), 0);
+    }
+}
