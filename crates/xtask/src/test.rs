@@ -36,7 +36,7 @@ pub fn run(root: &Path, long: bool) -> anyhow::Result<bool> {
     });
     steps.run("test", || {
         let mut tests = cargo(root);
-        tests.args(["test", "--workspace", "--locked", "--"]);
+        tests.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]);
         for name in INTEROP_TESTS {
             tests.args(["--skip", name]);
         }
