@@ -3,6 +3,7 @@
 //! A step that fails does not hide the next one: one run tells everything that is wrong.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,8 +113,10 @@ fn parse_result(line: &str) -> Option<Counts> {
     Some(Counts { passed: numbers.next()?.ok()?, failed: numbers.next()?.ok()? })
 }
 
+/// The command as one would type it: the program by its name, without its folder.
 fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
