@@ -83,8 +83,8 @@ impl Planner {
         let mut shares = Shares { total: away as u64, weight: 0 };
         for slot in &self.slots {
             shares.total += u64::from(match slot.state {
-                EndpointState::Ready | EndpointState::Terminating => slot.sessions,
-                EndpointState::Unready => slot.moving.saturating_add(slot.asked),
+                EndpointState::Ready | EndpointState::Terminating => slot.staying(),
+                EndpointState::Unready => slot.outbound(),
             });
             if slot.is_ready() {
                 shares.weight += u64::from(slot.weight.value());
@@ -197,7 +197,7 @@ impl Planner {
     fn room(&self, shares: Shares) -> u64 {
         let (mut room, mut inbound) = (0u64, self.ledger.len() as u64);
         for slot in &self.slots {
-            inbound += u64::from(slot.moving) + u64::from(slot.asked);
+            inbound += u64::from(slot.outbound());
             match slot.state {
                 EndpointState::Ready => {
                     room += shares.ceil(slot.weight).saturating_sub(u64::from(slot.held()));

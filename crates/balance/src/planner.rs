@@ -66,6 +66,8 @@ pub enum Ended {
     Left,
     /// Because of its move: we closed it, or the client left after a notice. It is expected back.
     Moved,
+    /// The same, after `handle_leaving` has told of it.
+    Gone,
     /// The move was given up; the session lives on where it is.
     MoveAborted,
     /// By itself, before its move had told the client anything. It is not expected back.
@@ -243,6 +245,14 @@ impl Planner {
         self.forget_empty(from);
     }
 
+    /// The client of a session that is being moved has been told to go, or has begun to: it may be back before its
+    /// old connection has ended. At most once a session, which then ends with [`Ended::Gone`].
+    pub fn handle_leaving(&mut self, now: Time, endpoint: &EndpointId, client: ClientKey) {
+        let Some(slot) = self.slot(endpoint) else { return };
+        slot.leaving = slot.leaving.saturating_add(1);
+        self.note_departure(now, endpoint, client);
+    }
+
     /// A session ended, or only its move did: see [`Ended`].
     pub fn handle_closed(&mut self, now: Time, endpoint: &EndpointId, ended: Ended, client: ClientKey) {
         let Some(slot) = self.slot(endpoint) else { return };
@@ -255,10 +265,12 @@ impl Planner {
             Ended::Moved => {
                 slot.moving = slot.moving.saturating_sub(1);
                 slot.sessions = slot.sessions.saturating_sub(1);
-                self.moves.moved += 1;
-                self.expire(now);
-                let departure = Departure { donor: endpoint.clone(), moved_at: now };
-                self.moves.outcomes.never_returned += self.ledger.push(client, departure);
+                self.note_departure(now, endpoint, client);
+            }
+            Ended::Gone => {
+                slot.moving = slot.moving.saturating_sub(1);
+                slot.sessions = slot.sessions.saturating_sub(1);
+                slot.leaving = slot.leaving.saturating_sub(1);
             }
             Ended::LeftWhileMoving => {
                 slot.moving = slot.moving.saturating_sub(1);
@@ -312,6 +324,14 @@ impl Planner {
     /// Gives up on clients that have been away for too long.
     fn expire(&mut self, now: Time) {
         self.moves.outcomes.never_returned += self.ledger.expire(now, self.limits.return_timeout);
+    }
+
+    /// A moved client is on its way back from now on.
+    fn note_departure(&mut self, now: Time, donor: &EndpointId, client: ClientKey) {
+        self.moves.moved += 1;
+        self.expire(now);
+        let departure = Departure { donor: donor.clone(), moved_at: now };
+        self.moves.outcomes.never_returned += self.ledger.push(client, departure);
     }
 
     /// Counts where a moved client landed; called before its session is counted.

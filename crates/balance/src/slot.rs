@@ -21,6 +21,8 @@ pub(crate) struct Slot {
     pub(crate) pending: u32,
     /// Sessions whose move began and has not ended.
     pub(crate) moving: u32,
+    /// Those of them whose client is on its way back already, while the connection is still ending.
+    pub(crate) leaving: u32,
     /// Moves the shell was asked for and has not answered.
     pub(crate) asked: u32,
     /// Not asked before this moment, because it had too few sessions that may move.
@@ -44,6 +46,7 @@ impl Slot {
             sessions: 0,
             pending: 0,
             moving: 0,
+            leaving: 0,
             asked: 0,
             hold_until: Time::ZERO,
             drain_since: None,
@@ -91,6 +94,16 @@ impl Slot {
     /// Sessions that are here to stay as far as the plan knows.
     pub(crate) fn held(&self) -> u32 {
         self.sessions.saturating_sub(self.moving).saturating_sub(self.asked)
+    }
+
+    /// Sessions whose client is to be shared out: one that is leaving is in the ledger already.
+    pub(crate) fn staying(&self) -> u32 {
+        self.sessions.saturating_sub(self.leaving)
+    }
+
+    /// Moves that are under way or asked for, and whose client is not in the ledger yet.
+    pub(crate) fn outbound(&self) -> u32 {
+        self.moving.saturating_sub(self.leaving).saturating_add(self.asked)
     }
 
     /// Nothing of it is left to wait for.

@@ -45,6 +45,26 @@ fn begin_all(planner: &mut Planner, now: Time) -> Vec<Move> {
 // ---- picks ----
 
 #[test]
+fn a_client_that_is_back_before_its_old_connection_ended_is_recognised() {
+    let mut planner = planner(Policy::LeastConnections, &[("a", 1), ("b", 1)]);
+    let first = EndpointId::new(pick(&mut planner, &[]).expect("one is ready"));
+    planner.handle_opened(Time::ZERO, &first, CLIENT);
+    planner.handle_moves_began(Time::ZERO, &first, 1, 1);
+    planner.handle_leaving(Time::ZERO, &first, CLIENT);
+    let status = planner.status(Time::ZERO);
+    assert_eq!((status.sessions, status.away, status.moves.moved), (1, 1, 1));
+    // Leaving and away are one client: the targets share out one session, not two.
+    assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.target).sum::<f64>(), 1.0);
+    let back = EndpointId::new(pick(&mut planner, &[]).expect("one is ready"));
+    let opened = planner.handle_opened(Time::ZERO, &back, CLIENT);
+    assert_eq!(opened.cooling_until, Time::ZERO + Limits::default().cooldown);
+    planner.handle_closed(Time::ZERO, &first, Ended::Gone, CLIENT);
+    let status = planner.status(Time::ZERO);
+    assert_eq!((status.sessions, status.away, status.moves.moved), (1, 0, 1));
+    assert_eq!(status.endpoints.iter().map(|endpoint| endpoint.moving).sum::<u32>(), 0);
+}
+
+#[test]
 fn least_connections_counts_handshakes_in_flight_and_weights() {
     let mut planner = planner(Policy::LeastConnections, &[("a", 1), ("b", 3)]);
     let picks: Vec<_> = (0..8).filter_map(|_| pick(&mut planner, &[])).collect();
@@ -298,6 +318,7 @@ enum Step {
     Open(u8, u8),
     Began(u8, u32, u32),
     Close(u8, u8, u8),
+    Leave(u8, u8),
     Reconfigure(bool, Option<u16>, u32),
 }
 
@@ -309,7 +330,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..6).prop_map(Step::Fail),
         6 => (0u8..6, 0u8..9).prop_map(|(e, c)| Step::Open(e, c)),
         1 => (0u8..6, 0u32..9, 0u32..9).prop_map(|(e, a, b)| Step::Began(e, a, b)),
-        3 => (0u8..6, 0u8..4, 0u8..9).prop_map(|(e, how, c)| Step::Close(e, how, c)),
+        3 => (0u8..6, 0u8..5, 0u8..9).prop_map(|(e, how, c)| Step::Close(e, how, c)),
+        1 => (0u8..6, 0u8..9).prop_map(|(e, c)| Step::Leave(e, c)),
         1 => (any::<bool>(), prop::option::of(1u16..1000), 0u32..9)
             .prop_map(|(on, rate, at_once)| Step::Reconfigure(on, rate, at_once)),
     ]
@@ -342,9 +364,12 @@ fn apply(planner: &mut Planner, now: &mut Time, step: &Step) {
         }
         Step::Began(e, asked, began) => planner.handle_moves_began(*now, &named(*e), *asked, *began),
         Step::Close(e, how, client) => {
-            let ended = [Ended::Left, Ended::Moved, Ended::MoveAborted, Ended::LeftWhileMoving];
+            let ended = [Ended::Left, Ended::Moved, Ended::MoveAborted, Ended::LeftWhileMoving, Ended::Gone];
             let ended = ended[usize::from(*how)];
             planner.handle_closed(*now, &named(*e), ended, ClientKey(u128::from(*client)));
+        }
+        Step::Leave(e, client) => {
+            planner.handle_leaving(*now, &named(*e), ClientKey(u128::from(*client)));
         }
         Step::Reconfigure(enabled, rate, at_once) => {
             let limits = Limits {

@@ -192,6 +192,10 @@ impl Relay {
 
     /// Writes what the session itself has to say.
     fn author(&mut self, mut cx: Option<&mut Context<'_>>, now: Time) {
+        if self.session.end().is_some() {
+            // Before the client can know: it may be back at once.
+            self.stay.leaving(now, &self.session);
+        }
         for leg in [Leg::Downstream, Leg::Upstream] {
             if let Some(frame) = self.session.poll_transmit(leg, entropy::bytes) {
                 self.emit(cx.as_deref_mut(), now, leg, &frame);

@@ -32,6 +32,8 @@ struct Detail {
     bytes: [u64; 2],
     lost_bytes: [u64; 2],
     cut: Option<CutReason>,
+    /// The planner knows that the client is on its way back.
+    is_leaving: bool,
 }
 
 impl Stay {
@@ -52,6 +54,7 @@ impl Stay {
             bytes: [0; 2],
             lost_bytes: [0; 2],
             cut: None,
+            is_leaving: false,
         });
         Self { slot, worker, key, detail }
     }
@@ -78,6 +81,17 @@ impl Stay {
         }
     }
 
+    /// The session has begun to end. One that is being moved may have its client back before its streams are done,
+    /// so the planner is told now.
+    pub fn leaving(&mut self, now: Time, session: &Session) {
+        if self.detail.is_leaving || self.how_it_ended(session) != Ended::Moved {
+            return;
+        }
+        self.detail.is_leaving = true;
+        let slot = &self.slot;
+        slot.pool.plan(|planner| planner.handle_leaving(now, &slot.endpoint, slot.client_key()));
+    }
+
     /// The session is being cut.
     pub fn cut(&mut self, reason: CutReason) {
         self.detail.cut = Some(reason);
@@ -100,7 +114,7 @@ impl Stay {
         self.slot.detach();
         self.worker.remove(self.key);
         let slot = &self.slot;
-        let ended = self.how_it_ended(session);
+        let ended = if self.detail.is_leaving { Ended::Gone } else { self.how_it_ended(session) };
         slot.pool.plan(|planner| planner.handle_closed(now, &slot.endpoint, ended, slot.client_key()));
         slot.pool.gauges.closed();
         let undeliverable = [Leg::Downstream, Leg::Upstream].map(|leg| session.undeliverable_to(leg));
