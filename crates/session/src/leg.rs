@@ -12,11 +12,21 @@ pub enum Leg {
 }
 
 impl Leg {
+    pub(crate) const BOTH: [Self; 2] = [Self::Downstream, Self::Upstream];
+
     /// The opposite leg.
     pub const fn other(self) -> Self {
         match self {
             Self::Downstream => Self::Upstream,
             Self::Upstream => Self::Downstream,
+        }
+    }
+
+    /// Its place in pairs of counts.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Downstream => 0,
+            Self::Upstream => 1,
         }
     }
 }
@@ -48,6 +58,8 @@ pub(crate) struct LegState {
     pub broken: bool,
     /// We ended our side of it, or are about to.
     pub fin: bool,
+    /// What was cut short towards it has been counted.
+    pub sealed: bool,
 }
 
 impl LegState {
@@ -60,10 +72,21 @@ impl LegState {
             ended: false,
             broken: false,
             fin: false,
+            sealed: false,
         }
     }
 
-    /// Nothing of ours goes to it any more.
+    /// It takes no frame any more, neither one of the other leg nor one of ours.
+    pub fn is_shut(&self) -> bool {
+        self.close_sent || self.is_silent()
+    }
+
+    /// Its peer got a Close frame, has not answered, and still can.
+    pub fn owes_close(&self) -> bool {
+        self.close_sent && !self.close_received && !self.ended
+    }
+
+    /// Not a byte goes to it any more.
     pub fn is_silent(&self) -> bool {
         self.fin || self.broken
     }

@@ -4,9 +4,11 @@
 //! leg to end, and when it wants to be woken. The gateway's relay and the simulator drive the same value.
 //! Exchanging the upstream leg (migration) will be a further stage of the same machine; it is not here yet.
 
+mod ending;
 mod leg;
 mod session;
 mod shed;
+mod shedding;
 
 pub use leg::Leg;
 pub use session::{End, Initiator, Session, Settings, Span};
