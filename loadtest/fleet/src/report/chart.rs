@@ -44,22 +44,28 @@ impl Frame {
     }
 }
 
-/// Endpoints in the order in which they appeared, each with its colour slot: a restarted one keeps its place's.
+/// Endpoints by number, each with its colour slot: a restarted one keeps its place's.
 pub fn slots(series: &Series) -> Vec<(&str, usize)> {
+    let ready = series.changes.iter().filter(|change| change.state == State::Ready);
+    let mut names: Vec<&str> = ready.map(|change| change.endpoint.as_str()).collect();
+    // `demo-2` before `demo-10`, and both before `demo-1-r2`.
+    names.sort_unstable_by_key(|name| (name.len(), *name));
+    names.dedup();
     let mut places: Vec<&str> = Vec::new();
-    let mut slots: Vec<(&str, usize)> = Vec::new();
-    for change in series.changes.iter().filter(|change| change.state == State::Ready) {
-        let name = change.endpoint.as_str();
-        let place = name.rsplit_once("-r").map_or(name, |(base, _)| base);
-        let slot = places.iter().position(|known| *known == place).unwrap_or_else(|| {
-            places.push(place);
+    let mut slots = Vec::new();
+    for name in names {
+        let known = places.iter().position(|known| *known == place(name)).unwrap_or_else(|| {
+            places.push(place(name));
             places.len() - 1
         });
-        if !slots.iter().any(|(known, _)| *known == name) {
-            slots.push((name, slot % SLOTS));
-        }
+        slots.push((name, known % SLOTS));
     }
     slots
+}
+
+/// The name without its generation: `demo-1` of `demo-1-r2`.
+pub fn place(name: &str) -> &str {
+    name.rsplit_once("-r").map_or(name, |(base, _)| base)
 }
 
 /// The chart of a run.
@@ -75,7 +81,8 @@ pub fn svg(run: &Run, frame: Frame) -> String {
     steps(&mut svg, run, frame);
     line(&mut svg, "mean", "mean over ready endpoints", &mean(&run.series, frame));
     for (name, slot) in slots(&run.series) {
-        line(&mut svg, &format!("line s{slot}"), name, &path(&run.series, name, frame));
+        // Each slot is thinner than the one below it, so that lines on the same values stay visible.
+        line(&mut svg, &format!("line s{slot} w{slot}"), name, &path(&run.series, name, frame));
     }
     let (top, bottom) = (TOP, HEIGHT - BOTTOM);
     let _ = write!(svg, "<line class=\"cross\" x1=\"0\" x2=\"0\" y1=\"{top}\" y2=\"{bottom}\"/></svg>");
@@ -157,13 +164,16 @@ fn joined(points: impl Iterator<Item = (f64, f64)>, frame: Frame) -> String {
     path
 }
 
-/// Round values from 0 on, at most seven.
+/// Round values from 0 on, at most six.
 fn marks(end: f64) -> Vec<f64> {
-    let step = ceiling(end / 5.0).max(1.0);
-    (0..=6).map(|n| f64::from(n) * step).filter(|mark| *mark <= end * 1.001).collect()
+    let power = 10f64.powf((end / 5.0).log10().floor().max(0.0));
+    // Halves of ten only where they are whole numbers.
+    let round = [1.0, 2.0, if power >= 10.0 { 2.5 } else { 5.0 }, 5.0, 10.0];
+    let step = round.iter().map(|n| n * power).find(|step| *step >= end / 5.0).unwrap_or(end);
+    (0..=5).map(|n| f64::from(n) * step).filter(|mark| *mark <= end * 1.001).collect()
 }
 
-/// The next of 1, 2, 2.5, 5, 10 times a power of ten; whole numbers below 10.
+/// The next round number; whole numbers below 10.
 fn ceiling(value: f64) -> f64 {
     if value <= 10.0 {
         return value.ceil().max(1.0);
@@ -185,6 +195,7 @@ mod tests {
         }
         assert_eq!(marks(1200.0), [0.0, 250.0, 500.0, 750.0, 1000.0]);
         assert_eq!(marks(3.0), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(marks(36.0), [0.0, 10.0, 20.0, 30.0]);
     }
 
     #[test]
@@ -194,6 +205,6 @@ mod tests {
             samples: Vec::new(),
             changes: vec![ready("demo-1"), ready("demo-2"), ready("demo-1-r2"), ready("demo-3")],
         };
-        assert_eq!(slots(&series), [("demo-1", 0), ("demo-2", 1), ("demo-1-r2", 0), ("demo-3", 2)]);
+        assert_eq!(slots(&series), [("demo-1", 0), ("demo-2", 1), ("demo-3", 2), ("demo-1-r2", 0)]);
     }
 }

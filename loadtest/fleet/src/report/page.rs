@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use serde_json::json;
 
+use crate::accounting::Direction;
 use crate::report::chart::{self, Frame};
 use crate::report::rows::rows;
 use crate::report::{Report, Run};
+use crate::summary::Summary;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -72,18 +74,15 @@ fn header(page: &mut String, report: &Report) {
 fn tiles(page: &mut String, runs: &[Run]) {
     let Some(first) = runs.first().map(|run| &run.summary) else { return };
     let other = runs.get(1).map(|run| &run.summary);
-    let beside = |text: &dyn Fn(&crate::summary::Summary) -> String| {
+    let beside = |text: &dyn Fn(&Summary) -> String| {
         other.map_or_else(String::new, |run| format!("{}: {}", run.label, text(run)))
     };
-    let level = |run: &crate::summary::Summary| match run.level_after_s {
+    let level = |run: &Summary| match run.level_after_s {
         Some(seconds) => format!("{seconds:.1} s"),
         None => "never".into(),
     };
-    let lost = |run: &crate::summary::Summary| {
-        let (up, down) = (&run.messages.to_endpoint, &run.messages.to_client);
-        let all = up.sent + down.sent;
-        format!("{} of {all}", up.lost + down.lost + up.duplicated + down.duplicated)
-    };
+    let fate = |d: &Direction| format!("{} of {}", d.lost + d.duplicated, d.sent);
+    let (up, down) = (&first.messages.to_endpoint, &first.messages.to_client);
     let tiles = [
         (
             "max/mean at the end",
@@ -91,8 +90,8 @@ fn tiles(page: &mut String, runs: &[Run]) {
             beside(&|r| format!("{:.2}", r.imbalance_end)),
         ),
         ("level after the last step", level(first), beside(&level)),
-        ("moves, fewest possible", format!("{}, {:.0}", first.moves, first.moves_floor), String::new()),
-        ("messages lost or repeated", lost(first), beside(&lost)),
+        ("sessions moved", first.moves.to_string(), format!("fewest possible: {:.0}", first.moves_floor)),
+        ("client messages lost or repeated", fate(up), format!("endpoint messages: {}", fate(down))),
     ];
     page.push_str("<section class=\"tiles\">");
     for (label, value, beside) in tiles {
@@ -118,7 +117,7 @@ fn charts(page: &mut String, runs: &[Run]) {
     page.push_str("</section><ul class=\"legend\">");
     let mut shown = Vec::new();
     for (name, slot) in runs.iter().flat_map(|run| chart::slots(&run.series)) {
-        let place = name.rsplit_once("-r").map_or(name, |(base, _)| base);
+        let place = chart::place(name);
         if !shown.contains(&place) {
             shown.push(place);
             let _ = write!(page, "<li><i class=\"s{slot}\"></i>{}</li>", escape(place));

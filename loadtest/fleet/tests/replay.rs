@@ -1,0 +1,75 @@
+//! The program as a whole: a tiny scenario through the real gateway, and its exit codes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn replay(folder: &Path, scenario: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fleet"))
+        .current_dir(folder)
+        .arg("replay")
+        .arg(scenario)
+        .arg("--quiet")
+        .args(more)
+        .output()
+        .expect("the program was built for this test")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_tiny_scale_out_is_levelled_without_a_loss_and_compared_with_a_random_pick() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny.yaml");
+    let output = replay(folder.path(), &scenario, &["--html", "page.html", "--json", "result.json"]);
+    let (table, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{table}\n{errors}");
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.contains("demo-3") && page.contains("random"));
+    let json = std::fs::read_to_string(folder.path().join("result.json")).unwrap();
+    let result: Value = serde_json::from_str(&json).unwrap();
+    let (run, baseline) = (&result["runs"][0]["summary"], &result["runs"][1]["summary"]);
+    assert_eq!(run["connected"], 30, "{table}");
+    assert!(run["gateway"]["descriptors"].as_u64().unwrap() >= 60, "{table}");
+    assert_eq!(baseline["moves"], 0, "{table}");
+    assert!(baseline["imbalance_end"].as_f64().unwrap() > 1.3, "{table}");
+}
+
+#[test]
+fn a_missed_expectation_is_exit_code_1_with_both_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("greedy.yaml");
+    let greedy =
+        "name: greedy\nclients: {count: 3}\nendpoints: {count: 1}\nrun_for: 1s\nexpect: {connected_min: 4}\n";
+    std::fs::write(&scenario, greedy).unwrap();
+    let output = replay(folder.path(), &scenario, &["--no-baseline"]);
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}\n{}", text(&output.stderr));
+    assert!(table.contains("MISSED  connected_min: expected at least 4, found 3"), "{table}");
+}
+
+#[test]
+fn an_invalid_scenario_is_exit_code_2_and_names_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("wrong.yaml");
+    std::fs::write(&scenario, "name: wrong\nclients: {cuont: 3}\nendpoints: {count: 1}\nrun_for: 1s\n")
+        .unwrap();
+    let output = replay(folder.path(), &scenario, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("cuont"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_pool_that_the_gateway_refuses_is_told_in_the_gateways_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("refused.yaml");
+    let refused =
+        "name: refused\nclients: {count: 3}\nendpoints: {count: 1}\nrun_for: 1s\ngateway: {rebalence: {}}\n";
+    std::fs::write(&scenario, refused).unwrap();
+    let output = replay(folder.path(), &scenario, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("rebalence"), "{}", text(&output.stderr));
+}
