@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -96,18 +96,40 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     }
 }
 
-/// Reads from a stream and swallows what is written: for a request that was sent by other means already.
+/// Reads from a stream and swallows what is written: for a request that was sent by other means already. Nothing
+/// is read before that request is "written": hyper takes an answer without a request for a broken peer.
 #[derive(Debug)]
-pub struct AlreadySent<S>(pub S);
+pub struct AlreadySent<S> {
+    stream: S,
+    written: bool,
+    reader: Option<Waker>,
+}
+
+impl<S> AlreadySent<S> {
+    /// Reads from `stream`.
+    pub fn new(stream: S) -> Self {
+        Self { stream, written: false, reader: None }
+    }
+}
 
 impl<S: AsyncRead + Unpin> AsyncRead for AlreadySent<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        let this = self.get_mut();
+        if !this.written {
+            this.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: Unpin> AsyncWrite for AlreadySent<S> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.written = true;
+        if let Some(reader) = this.reader.take() {
+            reader.wake();
+        }
         Poll::Ready(Ok(buf.len()))
     }
 
