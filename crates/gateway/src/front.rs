@@ -122,7 +122,15 @@ async fn dispatch(guest: Guest, runtime: Arc<Runtime>, mut io: Io, read: Vec<u8>
         Ok(None) | Err(_) => return,
     };
     let upgrade = match ws::upgrade_request(&head) {
-        Ok(None) => return http::serve(guest, io, Bytes::from(read), None).await,
+        Ok(None) => {
+            return match http::check_framing(&head) {
+                Ok(()) => http::serve(guest, io, Bytes::from(read), None).await,
+                Err(reply) => {
+                    telemetry::rejected("bad_request");
+                    reply.send(&mut io).await;
+                }
+            };
+        }
         Ok(Some(upgrade)) => upgrade,
         Err(error) => {
             telemetry::rejected("bad_upgrade");

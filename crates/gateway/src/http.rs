@@ -74,6 +74,20 @@ impl Connections {
     }
 }
 
+/// Refuses a request whose end two readers could see in different places (RFC 9112 section 6.1: it may be an attempt
+/// at smuggling). Of later requests of the connection hyper ignores the length, and closes behind them.
+///
+/// # Errors
+/// What the client is told.
+pub fn check_framing(head: &RequestHead<'_>) -> Result<(), Reply> {
+    let has = |name| head.header_all(name).next().is_some();
+    if has("content-length") && has("transfer-encoding") {
+        let message = "request: expected Content-Length or Transfer-Encoding, found both (RFC 9112 6.1)";
+        return Err(Reply::new(400, message));
+    }
+    Ok(())
+}
+
 /// Serves a connection whose first request is no upgrade, or one that the endpoint did not agree to (`first`).
 pub async fn serve(guest: Guest, io: Io, read: Bytes, first: First) {
     let guest = Arc::new(guest);
@@ -119,6 +133,9 @@ async fn respond(guest: Arc<Guest>, first: Arc<Mutex<First>>, request: Request<I
     let request_id = forwarded.request_id.clone();
     let result = match stashed {
         Some(answer) => replay(answer).await,
+        None if !has_one_host(&request) => {
+            Err(Reply::new(400, "request: expected exactly one Host header (RFC 9112 3.2)"))
+        }
         None => {
             let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
             match front::find_route(&guest, &runtime, host.as_deref(), &target) {
@@ -194,14 +211,18 @@ async fn connect(
     tried: &mut Vec<model::EndpointId>,
 ) -> Result<(SendRequest<Body>, Ticket, bool), Reply> {
     let policy = route.pool.policy();
-    if let Some(ticket) = route.pool.pick(tried)
-        && let Some(sender) = guest.worker.connections.take(ticket.address)
-    {
-        tried.push(ticket.endpoint.clone());
-        return Ok((sender, ticket, false));
-    }
+    let picked = route.pool.pick(tried);
+    let kept = picked.as_ref().and_then(|ticket| guest.worker.connections.take(ticket.address));
+    let picked = match (picked, kept) {
+        (Some(ticket), Some(sender)) => {
+            tried.push(ticket.endpoint.clone());
+            return Ok((sender, ticket, false));
+        }
+        // No second pick: under round_robin it would skip an endpoint each time.
+        (picked, _) => picked,
+    };
     let (stream, ticket) =
-        upstream::dial(&route.pool, &policy, tried).await.map_err(|failure| failure.reply())?;
+        upstream::dial(&route.pool, &policy, tried, picked).await.map_err(|failure| failure.reply())?;
     let sender = drive(stream).await.map_err(|error| {
         Reply::new(502, format!("endpoint {} refused HTTP/1.1: {error}", ticket.endpoint))
     })?;
@@ -229,7 +250,7 @@ async fn replay(answer: HttpAnswer) -> Result<Response<Body>, Reply> {
     let failed = |error: hyper::Error| {
         Reply::new(502, format!("endpoint {} answered with what is not HTTP/1.1: {error}", ticket.endpoint))
     };
-    let stream = AlreadySent(Rewound { prefix: Bytes::from(read), stream });
+    let stream = AlreadySent::new(Rewound { prefix: Bytes::from(read), stream });
     let mut sender = drive(stream).await.map_err(failed)?;
     let request = Request::new(Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync());
     let response = sender.send_request(request).await.map_err(failed)?;
@@ -354,6 +375,14 @@ fn incoming<T: Send + 'static>(response: Response<Incoming>, held: T) -> Respons
 
 fn pairs(headers: &HeaderMap) -> Vec<(&str, &[u8])> {
     headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+}
+
+/// RFC 9112 section 3.2: whoever reads the other Host would find another route. HTTP/1.0 knew none.
+fn has_one_host(request: &Request<Incoming>) -> bool {
+    match request.headers().get_all(HOST).iter().count() {
+        0 => request.version() == Version::HTTP_10,
+        count => count == 1,
+    }
 }
 
 fn is_websocket(headers: &HeaderMap) -> bool {

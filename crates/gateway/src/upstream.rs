@@ -101,6 +101,14 @@ pub enum Failure {
     Closed {
         /// Who.
         endpoint: EndpointId,
+        /// Some of an answer had come.
+        answered: bool,
+    },
+    /// It sends one interim response after the other.
+    #[error("endpoint {endpoint} sent more than {INTERIM_MAX} interim responses (1xx) and no final one")]
+    Interim {
+        /// Who.
+        endpoint: EndpointId,
     },
     /// Its answer is not HTTP.
     #[error("endpoint {endpoint} answered with what is not HTTP/1.1: {error}")]
@@ -126,7 +134,11 @@ impl Failure {
         let status = match self {
             Self::NoEndpoint { .. } => 503,
             Self::Timeout { .. } => 504,
-            Self::Dial { .. } | Self::Closed { .. } | Self::Head { .. } | Self::Handshake { .. } => 502,
+            Self::Dial { .. }
+            | Self::Closed { .. }
+            | Self::Interim { .. }
+            | Self::Head { .. }
+            | Self::Handshake { .. } => 502,
         };
         Reply::new(status, self.to_string())
     }
@@ -135,15 +147,17 @@ impl Failure {
     fn is_retriable(&self, retry_upgrade: bool) -> bool {
         match self {
             Self::Dial { .. } => true,
-            Self::Closed { .. } => retry_upgrade,
-            Self::NoEndpoint { .. } | Self::Timeout { .. } | Self::Head { .. } | Self::Handshake { .. } => {
-                false
-            }
+            Self::Closed { answered, .. } => retry_upgrade && !answered,
+            Self::NoEndpoint { .. }
+            | Self::Timeout { .. }
+            | Self::Interim { .. }
+            | Self::Head { .. }
+            | Self::Handshake { .. } => false,
         }
     }
 }
 
-/// Connects to a picked endpoint of `pool`, trying others when one can not be reached.
+/// Connects to an endpoint of `pool`, `first` if one was picked already, trying others when one can not be reached.
 ///
 /// # Errors
 /// When none is left or `tries_max` were tried.
@@ -151,9 +165,10 @@ pub async fn dial(
     pool: &Arc<Pool>,
     policy: &Policy,
     tried: &mut Vec<EndpointId>,
+    mut first: Option<Ticket>,
 ) -> Result<(TcpStream, Ticket), Failure> {
     loop {
-        let Some(ticket) = pool.pick(tried) else {
+        let Some(ticket) = first.take().or_else(|| pool.pick(tried)) else {
             return Err(Failure::NoEndpoint { pool: pool.name.clone(), tried: tried.len() });
         };
         tried.push(ticket.endpoint.clone());
@@ -188,7 +203,7 @@ pub async fn call(
 ) -> Result<Answer, Failure> {
     let mut tried = Vec::new();
     loop {
-        let (stream, ticket) = dial(pool, policy, &mut tried).await?;
+        let (stream, ticket) = dial(pool, policy, &mut tried, None).await?;
         let endpoint = ticket.endpoint.clone();
         let answer = timeout(policy.response_timeout, exchange(stream, ticket, limits, call)).await;
         match answer {
@@ -214,13 +229,14 @@ async fn exchange(
     limits: &Limits,
     call: &UpgradeCall<'_>,
 ) -> Result<Answer, Failure> {
-    let closed = || Failure::Closed { endpoint: ticket.endpoint.clone() };
-    stream.write_all(&call.head).await.map_err(|_| closed())?;
+    let closed = |answered| Failure::Closed { endpoint: ticket.endpoint.clone(), answered };
+    stream.write_all(&call.head).await.map_err(|_| closed(false))?;
     let mut read = Vec::with_capacity(512);
     let mut interim = 0;
     loop {
-        if stream.read_buf(&mut read).await.map_err(|_| closed())? == 0 {
-            return Err(closed());
+        let answered = interim > 0 || !read.is_empty();
+        if stream.read_buf(&mut read).await.map_err(|_| closed(answered))? == 0 {
+            return Err(closed(answered));
         }
         loop {
             let parsed = ResponseHead::parse(&read, limits.head_bytes_max);
@@ -245,7 +261,7 @@ async fn exchange(
             }
             interim += 1;
             if interim > INTERIM_MAX {
-                return Err(closed());
+                return Err(Failure::Interim { endpoint: ticket.endpoint.clone() });
             }
             read.drain(..head_bytes);
         }
