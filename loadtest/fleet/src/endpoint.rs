@@ -64,12 +64,13 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("endpoint {} cannot listen on {}", args.name, args.address))?;
     let (phase, phases) = watch::channel(Phase::Run);
-    if args.standalone {
-        // The sender must outlive the sessions, and nothing will ever be sent.
-        std::mem::forget(phase);
+    // Held to the end: without its sender, a phase would count as finished.
+    let _standalone = if args.standalone {
+        Some(phase)
     } else {
         tokio::task::spawn_local(protocol::follow(protocol::orders(), phase));
-    }
+        None
+    };
     let desk = Rc::new(Desk {
         name: HeaderValue::from_str(&args.name).context("the name is no header value")?,
         push_every: args.push_every_ms.map(Duration::from_millis),
