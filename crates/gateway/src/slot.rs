@@ -223,7 +223,7 @@ impl Slot {
 /// What the planner knows a client by: its address.
 pub fn client_key(address: IpAddr) -> ClientKey {
     match address {
-        IpAddr::V4(v4) => ClientKey(u128::from(v4.to_ipv6_mapped().to_bits())),
+        IpAddr::V4(v4) => ClientKey(v4.to_ipv6_mapped().to_bits()),
         IpAddr::V6(v6) => ClientKey(v6.to_bits()),
     }
 }
