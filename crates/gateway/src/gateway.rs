@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::descriptors::{self, TooFew};
-use crate::listen::Acceptor;
+use crate::listen::{Acceptor, Handle};
 use crate::rebalance::Rebalance;
 use crate::shared::Shared;
 use crate::telemetry;
@@ -71,6 +71,8 @@ pub struct Gateway {
     workers: Vec<Arc<Worker>>,
     addresses: Vec<SocketAddr>,
     acceptors: Vec<Acceptor>,
+    /// The workers end with the last of these: they must outlive the acceptors by the whole drain.
+    _handles: Arc<Vec<Handle>>,
     descriptors: u64,
 }
 
@@ -108,7 +110,7 @@ impl Gateway {
             .enumerate()
             .map(|(index, socket)| Acceptor::start(shared.clone(), index, socket, handles.clone()));
         let acceptors = acceptors.collect::<Result<_, _>>()?;
-        Ok(Self { shared, workers, addresses, acceptors, descriptors })
+        Ok(Self { shared, workers, addresses, acceptors, _handles: handles, descriptors })
     }
 
     /// Where it listens, in the order of the configuration.
