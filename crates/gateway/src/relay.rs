@@ -289,9 +289,8 @@ impl Relay {
         if waiting != slot.stalled_since().is_some() {
             slot.set_stalled(waiting.then_some(now));
         }
-        if self.session.is_opaque() && slot.standing() == Standing::Open {
-            slot.set_standing(Standing::Pinned);
-            self.stay.became_opaque();
+        if self.session.is_opaque() && matches!(slot.standing(), Standing::Open | Standing::Moving) {
+            self.stay.became_opaque(now);
         }
         let deadline = self.session.poll_timeout().map(|(at, _)| at);
         if self.slot().set_deadline(deadline) {

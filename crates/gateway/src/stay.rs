@@ -97,8 +97,10 @@ impl Stay {
         self.detail.cut = Some(reason);
     }
 
-    /// A malformed frame was seen.
-    pub fn became_opaque(&self) {
+    /// A malformed frame was seen: the session stays where it is, a move under way is given up.
+    pub fn became_opaque(&mut self, now: Time) {
+        self.shed_refused(now, PinReason::Opaque);
+        self.slot.set_standing(Standing::Pinned);
         telemetry::opaque(&self.slot.pool.name);
         tracing::debug!(pool = %self.slot.pool.name, endpoint = %self.slot.endpoint,
             request_id = %self.detail.request_id, "malformed frame: the session is relayed as raw bytes from here on");
