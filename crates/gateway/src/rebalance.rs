@@ -84,6 +84,7 @@ impl Rebalance {
                 }
             }
             self.enforce_deadlines(now);
+            next = self.deadlines.values().copied().fold(next, Time::min);
             let pause = next.since(now).max(PAUSE);
             tokio::select! {
                 changed = self.snapshots.changed(), if alive => {
