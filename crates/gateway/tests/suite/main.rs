@@ -10,4 +10,7 @@ mod answers;
 mod fixture;
 mod frames;
 mod handshake;
+mod limits;
+mod moves;
+mod placement;
 mod plain;

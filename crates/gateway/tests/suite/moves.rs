@@ -1,0 +1,328 @@
+//! Moves: just the surplus, by notice or Close, and how they look to both ends.
+
+use std::time::{Duration, Instant};
+
+use model::EndpointState;
+
+use crate::fixture::{Fixture, Setup, known, ready, wait_for_sessions};
+use crate::support::frames::{BINARY, CLOSE, TEXT, TEXT_BEGIN, bare, closing, masked};
+use crate::support::http::{UPGRADE, status, switching_with, upgrade_with};
+use crate::support::{End, Endpoint, Wire, accept_any, eventually, wait_until};
+
+/// Small and fast.
+const REBALANCE: &str = "rebalance:\n  settle: 0s\n  interval: 100ms\n  min_age: 0s\n  min_surplus: 1\n  \
+    moves_per_second_max: 1000\n  drain_deadline: 2s";
+const CLOSE_FAST: &str = "move:\n  close:\n    quiet: 10ms\n    wait: 300ms\n    reply_timeout: 500ms";
+
+/// A session's two ends.
+struct Pair {
+    client: Wire,
+    upstream: Wire,
+    at: usize,
+}
+
+fn open_any(fixture: &Fixture, endpoints: &[&Endpoint]) -> Pair {
+    let mut client = fixture.connect();
+    client.send(UPGRADE);
+    let (at, mut upstream) = accept_any(endpoints);
+    upstream.head();
+    upstream.send(crate::support::http::SWITCHING);
+    assert_eq!(status(&client.head()), 101);
+    Pair { client, upstream, at }
+}
+
+impl Pair {
+    /// Plays a move with `client_first` to its end: one Close, the reply, the end, no reset.
+    fn follow_close(mut self) {
+        assert_eq!(self.client.frame().close(), (1012, "rebalance"));
+        let reply = masked(CLOSE, closing(1012, ""));
+        self.client.send(&reply);
+        self.upstream.expect(&reply);
+        self.client.expect_fin();
+        self.upstream.send(bare(CLOSE, closing(1012, "")));
+        self.upstream.finish();
+        self.upstream.expect_fin();
+    }
+}
+
+#[test]
+fn a_new_endpoint_takes_just_the_surplus_and_nobody_moves_twice() {
+    let endpoints = [Endpoint::bind(), Endpoint::bind(), Endpoint::bind()];
+    let all: Vec<&Endpoint> = endpoints.iter().collect();
+    let addresses: Vec<_> = all.iter().map(|endpoint| endpoint.address()).collect();
+    let fixture = Setup::new().pool(REBALANCE).pool(CLOSE_FAST).start(&all[..2]);
+    let mut pairs: Vec<Pair> = (0..12).map(|_| open_any(&fixture, &all[..2])).collect();
+    wait_until("all are counted", || fixture.sessions(&addresses) == [6, 6, 0]);
+    fixture.follow(addresses.iter().copied().map(ready).collect());
+    for _ in 0..4 {
+        let moved = eventually("a client is closed", || {
+            pairs.iter_mut().position(|pair| pair.client.has_something())
+        });
+        let pair = pairs.swap_remove(moved);
+        assert_ne!(pair.at, 2, "a session of the new endpoint was moved");
+        pair.follow_close();
+        pairs.push(open_any(&fixture, &all));
+        assert_eq!(pairs[pairs.len() - 1].at, 2);
+    }
+    wait_until("the pool is level", || fixture.sessions(&addresses) == [4, 4, 4]);
+    // Several more looks of the planner find nothing to do.
+    let settled = Instant::now() + Duration::from_millis(300);
+    wait_until("looks have passed", || Instant::now() > settled);
+    assert!(pairs.iter_mut().all(|pair| !pair.client.has_something()));
+    let moves = fixture.pool().moves;
+    assert_eq!((moves.began, moves.moved), (4, 4), "{moves:?}");
+    assert_eq!(moves.outcomes.returned_to_target, 4, "{moves:?}");
+}
+
+/// Two endpoints; the first has all sessions.
+fn start_with_two(setup: Setup) -> (Fixture, Endpoint, Endpoint) {
+    let (first, second) = (Endpoint::bind(), Endpoint::bind());
+    let fixture = setup.pool(REBALANCE).start(&[&first]);
+    (fixture, first, second)
+}
+
+fn drain(fixture: &Fixture, first: &Endpoint, second: &Endpoint) {
+    let first = known(first.address(), EndpointState::Terminating);
+    fixture.follow(vec![first, ready(second.address())]);
+}
+
+#[test]
+fn a_draining_endpoint_is_empty_before_its_deadline() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let pairs: Vec<Pair> = (0..6).map(|_| open_any(&fixture, &[&first])).collect();
+    let began = Instant::now();
+    drain(&fixture, &first, &second);
+    let mut next = open_any(&fixture, &[&first, &second]);
+    assert_eq!(next.at, 1, "a draining endpoint takes no new session");
+    std::thread::scope(|scope| pairs.into_iter().for_each(|pair| drop(scope.spawn(|| pair.follow_close()))));
+    wait_until("it is empty", || fixture.sessions(&[first.address()]) == [0]);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!next.client.has_something());
+}
+
+#[test]
+fn what_can_not_be_closed_politely_is_cut_at_the_deadline() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let mut mute = open_any(&fixture, &[&first]);
+    let mut opaque = open_any(&fixture, &[&first]);
+    opaque.client.send([0xFF; 8]);
+    opaque.upstream.expect([0xFF; 8]);
+    let mut stuck = open_any(&fixture, &[&first]);
+    let half = &bare(TEXT, "half a frame")[..9];
+    stuck.upstream.send(half);
+    stuck.client.expect(half);
+    let began = Instant::now();
+    drain(&fixture, &first, &second);
+    // It never answers its Close, and still gets a proper end.
+    assert_eq!(mute.client.frame().close(), (1012, "rebalance"));
+    mute.client.expect_fin();
+    // No Close may stand amid a frame: only the end of the stream is left.
+    stuck.client.expect_fin();
+    opaque.client.expect_fin();
+    wait_until("it is empty", || fixture.sessions(&[first.address()]) == [0]);
+    assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
+    opaque.upstream.expect_fin();
+}
+
+#[test]
+fn the_close_comes_before_the_end_whatever_is_in_flight_both_ways() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let Pair { mut client, mut upstream, .. } = open_any(&fixture, &[&first]);
+    let download = bare(BINARY, vec![1; 300_000]);
+    let sent = download.clone();
+    let sender = std::thread::spawn(move || {
+        upstream.send(sent);
+        upstream
+    });
+    drain(&fixture, &first, &second);
+    // The client reads nothing for a while, and has sent much when the Close reaches it.
+    let upload = masked(BINARY, vec![2; 100_000]);
+    client.send(&upload);
+    let mut upstream = sender.join().expect("it sends");
+    upstream.expect(&upload);
+    client.expect(&download);
+    assert_eq!(client.frame().close(), (1012, "rebalance"));
+    // What was under way before the Close reached the client is delivered; what follows its own Close is not.
+    client.send(masked(TEXT, "under way"));
+    upstream.expect(masked(TEXT, "under way"));
+    let reply = masked(CLOSE, closing(1012, ""));
+    client.send([&reply[..], &[7; 50_000]].concat());
+    upstream.expect(&reply);
+    client.expect_fin();
+    upstream.send(bare(TEXT, "too late"));
+    upstream.send(bare(CLOSE, closing(1012, "")));
+    drop(upstream);
+}
+
+#[test]
+fn a_message_amid_its_frames_is_completed_before_the_close() {
+    let setup = Setup::new().pool("move:\n  close:\n    quiet: 10ms\n    wait: 5s");
+    let (fixture, first, second) = start_with_two(setup);
+    let mut pair = open_any(&fixture, &[&first]);
+    pair.upstream.send(bare(TEXT_BEGIN, "first "));
+    pair.client.expect(bare(TEXT_BEGIN, "first "));
+    drain(&fixture, &first, &second);
+    wait_until("its move has begun", || fixture.pool().moves.began == 1);
+    pair.upstream.send(bare(0x80, "last"));
+    pair.client.expect(bare(0x80, "last"));
+    pair.follow_close();
+}
+
+#[test]
+fn backend_first_delivers_every_word_of_the_endpoint_and_keeps_our_code() {
+    let setup = Setup::new().pool(CLOSE_FAST).pool("    order: backend_first");
+    let (fixture, first, second) = start_with_two(setup);
+    let Pair { mut client, mut upstream, .. } = open_any(&fixture, &[&first]);
+    drain(&fixture, &first, &second);
+    let close = upstream.frame();
+    assert!(close.masked && close.close() == (1012, "rebalance"), "{close:?}");
+    upstream.send(bare(TEXT, "last words"));
+    upstream.send(bare(CLOSE, closing(1000, "as you wish")));
+    client.expect(bare(TEXT, "last words"));
+    assert_eq!(client.frame().close(), (1012, "rebalance"));
+    client.send(masked(CLOSE, closing(1012, "")));
+    client.expect_fin();
+    drop(client);
+    upstream.finish();
+    upstream.expect_fin();
+}
+
+#[test]
+fn closes_that_cross_end_in_one_close_for_each() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let Pair { mut client, mut upstream, .. } = open_any(&fixture, &[&first]);
+    drain(&fixture, &first, &second);
+    wait_until("the Close is on its way", || client.has_something());
+    // The endpoint wants to end at the same moment; the client must not see a second Close.
+    upstream.send(bare(CLOSE, closing(4001, "mine")));
+    assert_eq!(client.frame().close(), (1012, "rebalance"));
+    client.send(masked(CLOSE, closing(1012, "")));
+    client.expect_fin();
+    assert_eq!(upstream.frame().first, CLOSE);
+    upstream.expect_fin();
+}
+
+const NOTICE: &str =
+    "\n  notice:\n    text: '{\"go\":\"{{reason}}\",\"ms\":{{grace_ms}}}'\n    grace: 300ms\n    jitter: 0.0";
+
+#[test]
+fn a_notice_tells_why_and_how_long_and_a_client_that_leaves_is_not_closed() {
+    let setup = Setup::new().pool(&format!("{CLOSE_FAST}{NOTICE}"));
+    let (fixture, first, second) = start_with_two(setup);
+    let Pair { mut client, mut upstream, .. } = open_any(&fixture, &[&first]);
+    let stays = open_any(&fixture, &[&first]);
+    drain(&fixture, &first, &second);
+    let notice = bare(TEXT, r#"{"go":"draining","ms":300}"#);
+    client.expect(&notice);
+    let leave = masked(CLOSE, closing(1000, "going"));
+    client.send(&leave);
+    upstream.expect(&leave);
+    upstream.send(bare(CLOSE, closing(1000, "going")));
+    assert_eq!(client.frame().close(), (1000, "going"));
+    client.expect_fin();
+    drop(upstream);
+    // Who stays is closed when the grace is over; nothing of the notice reaches the endpoint.
+    let mut stays = stays;
+    stays.client.expect(&notice);
+    let told = Instant::now();
+    wait_until("the Close comes", || stays.client.has_something());
+    assert!(told.elapsed() >= Duration::from_millis(250), "{:?}", told.elapsed());
+    stays.follow_close();
+    wait_until("both count as moved", || fixture.pool().moves.moved == 2);
+}
+
+#[test]
+fn a_binary_notice_goes_to_named_subprotocols_only() {
+    let notice = "\n  notice:\n    binary: AAEC/w==\n    grace: 200ms\n    when_subprotocol: [v2.chat]";
+    let setup = Setup::new().pool(&format!("{CLOSE_FAST}{notice}"));
+    let (fixture, first, second) = start_with_two(setup);
+    let mut pairs = Vec::new();
+    for protocol in ["v2.chat", "v1.chat"] {
+        let mut client = fixture.connect();
+        client.send(upgrade_with(&format!("Sec-WebSocket-Protocol: {protocol}\r\n")));
+        let mut upstream = first.accept();
+        assert!(upstream.head().contains(protocol));
+        upstream.send(switching_with(&format!("Sec-WebSocket-Protocol: {protocol}\r\n")));
+        assert!(client.head().contains(protocol));
+        pairs.push(Pair { client, upstream, at: 0 });
+    }
+    drain(&fixture, &first, &second);
+    pairs[0].client.expect(bare(BINARY, [0, 1, 2, 255]));
+    std::thread::scope(|scope| pairs.into_iter().for_each(|pair| drop(scope.spawn(|| pair.follow_close()))));
+}
+
+#[test]
+fn a_session_that_turns_opaque_while_it_is_moved_stays_and_its_move_is_given_up() {
+    let (first, second) = (Endpoint::bind(), Endpoint::bind());
+    let close = "move:\n  close:\n    quiet: 10s\n    wait: 10s";
+    let fixture = Setup::new().pool(REBALANCE).pool(close).start(&[&first]);
+    let mut pairs = [open_any(&fixture, &[&first]), open_any(&fixture, &[&first])];
+    fixture.follow(vec![ready(first.address()), ready(second.address())]);
+    wait_until("a move has begun", || fixture.pool().moves.began == 1);
+    for pair in &mut pairs {
+        pair.client.send([0xFF; 8]);
+        pair.upstream.expect([0xFF; 8]);
+    }
+    wait_until("it is given up", || fixture.pool().moves.aborted >= 1);
+    assert!(fixture.pool().endpoints.iter().all(|endpoint| endpoint.moving == 0));
+    for mut pair in pairs {
+        pair.client.finish();
+        assert_eq!(pair.upstream.end(), End::Fin);
+    }
+}
+
+#[test]
+fn sessions_of_an_endpoint_that_is_only_unready_stay() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let mut pair = open_any(&fixture, &[&first]);
+    fixture.follow(vec![known(first.address(), EndpointState::Unready), ready(second.address())]);
+    assert_eq!(open_any(&fixture, &[&first, &second]).at, 1);
+    pair.client.send(masked(TEXT, "still here"));
+    pair.upstream.expect(masked(TEXT, "still here"));
+    drop(pair);
+    wait_for_sessions(&fixture, 0);
+}
+
+#[test]
+fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
+    let endpoint = Endpoint::bind();
+    let setup = Setup::new().pool(CLOSE_FAST).rest("shutdown:\n  drain_time: 1s\n");
+    let mut fixture = setup.start(&[&endpoint]);
+    let pairs: Vec<Pair> = (0..10).map(|_| open_any(&fixture, &[&endpoint])).collect();
+    // It was accepted before, and asks only now.
+    let mut late = fixture.connect();
+    wait_until("it was accepted", || fixture.status().connections == 11);
+    fixture.begin_shutdown();
+    wait_until("it is not ready", || !fixture.status().ready);
+    wait_until("nobody listens", || std::net::TcpStream::connect(fixture.address()).is_err());
+    late.send(UPGRADE);
+    assert_eq!(status(&late.message().0), 503);
+    drop(late);
+    let ends: Vec<Instant> = std::thread::scope(|scope| {
+        let follow = |pair: Pair| {
+            pair.follow_close();
+            Instant::now()
+        };
+        let threads: Vec<_> = pairs.into_iter().map(|pair| scope.spawn(move || follow(pair))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it was closed politely")).collect()
+    });
+    let (first, last) = (ends.iter().min().expect("ten"), ends.iter().max().expect("ten"));
+    let spread = last.duration_since(*first);
+    assert!(spread > Duration::from_millis(400) && spread < Duration::from_secs(3), "{spread:?}");
+    fixture.join();
+}
+
+#[test]
+fn another_configuration_touches_no_session_and_no_count() {
+    let (fixture, first, _second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let mut pair = open_any(&fixture, &[&first]);
+    let other =
+        Setup::new().pool(REBALANCE).routes("- pool: chat\n  path: /other\n").limits("idle_timeout: 1h");
+    fixture.reconfigure(&other);
+    wait_for_sessions(&fixture, 1);
+    pair.client.send(masked(TEXT, "same"));
+    pair.upstream.expect(masked(TEXT, "same"));
+    let mut client = fixture.connect();
+    client.send(UPGRADE);
+    assert_eq!(status(&client.message().0), 404, "the new routes are in force");
+}
