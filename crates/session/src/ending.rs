@@ -221,8 +221,8 @@ impl Session {
     /// Counts the message that was cut short, once a direction can carry no more of it.
     fn seal(&mut self) {
         for to in Leg::BOTH {
-            let over = self.leg(to).is_shut() || self.leg(to.other()).ended;
-            if !over || self.leg(to).sealed {
+            // The end of its source shuts a leg as well, so this covers every way in which a direction can end.
+            if !self.leg(to).is_shut() || self.leg(to).sealed {
                 continue;
             }
             self.leg_mut(to).sealed = true;

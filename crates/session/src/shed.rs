@@ -37,7 +37,8 @@ pub struct ShedSpec {
     pub quiet: Duration,
     /// Longest wait for that.
     pub wait: Duration,
-    /// Longest wait for the peer's own Close frame.
+    /// Longest wait for the end of the frame that is under way when `wait` is over, and then for the first peer's
+    /// own Close frame. The second peer has the session's [`Settings::reply_timeout`](crate::Settings::reply_timeout).
     pub reply_timeout: Duration,
 }
 

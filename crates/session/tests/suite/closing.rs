@@ -158,9 +158,33 @@ fn a_half_close_that_lasts_is_ended() {
     rig.end(Leg::Downstream);
     rig.pass(HALF_CLOSE);
     assert_eq!((rig.fins(), rig.wait()), ((true, true), Some(LINGER)));
+    // Who ended its stream without a word gets none.
+    assert!(rig.wire_to(Leg::Downstream).output().is_empty());
     rig.pass(LINGER);
     assert!(rig.session.is_finished());
     assert_eq!(rig.wait(), None);
+}
+
+#[test]
+fn a_linger_is_not_prolonged_by_what_happens_in_it() {
+    let mut rig = Rig::new();
+    rig.cut(1012);
+    rig.pass(LINGER / 2);
+    rig.client(&close(Writer::Client, 1012, ""));
+    rig.end(Leg::Downstream);
+    rig.endpoint(&close(Writer::Server, 1012, ""));
+    assert_eq!(rig.wait(), Some(LINGER / 2));
+    rig.pass(LINGER / 2);
+    assert!(rig.session.is_finished());
+}
+
+#[test]
+fn nothing_is_said_to_a_leg_that_broke_before_it_was_said() {
+    let mut rig = Rig::new();
+    rig.session.cut(rig.now, &rig.settings, 1001);
+    rig.session.handle_broken(rig.now, &rig.settings, Leg::Downstream);
+    assert_eq!(rig.session.poll_transmit(Leg::Downstream, || [0; 4]), None);
+    assert!(rig.session.poll_transmit(Leg::Upstream, || [0; 4]).is_some());
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The property: whatever two peers do, in whatever chunks and at whatever times, both receive what RFC 6455 allows, what
 //! a shed promises to deliver arrives, what is lost is counted exactly, and every ending is over in time.
 //!
-//! The peers keep the protocol for their part: each writes legal frames, one Close at most, and nothing behind it. What
-//! happens when one does not is in `relaying`.
+//! The peers keep the protocol for their part: each writes legal frames, one Close at most, and nothing behind it. A second
+//! property has peers that write anything.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use model::Time;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
-use session::{Initiator, Leg, Order, ShedSpec};
+use session::{Initiator, Leg, Order, Settings, ShedSpec};
+use ws::Extensions;
 
 use crate::frames::{self, Frame, Stream, Writer, frame};
-use crate::rig::{HALF_CLOSE, LEGS, LINGER, NOTICE, REPLY, Rig, notice, spec, writer_to};
+use crate::rig::{HALF_CLOSE, LEGS, LINGER, NOTICE, REPLY, Rig, notice, settings, spec, writer_to};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -262,7 +263,7 @@ impl Play {
 
     /// A shed closes within its waits, and an ending is over within those of its phases.
     fn check_time(&self) {
-        let ending_since = self.rig.ending_since.unwrap();
+        let ending_since = self.rig.ending_since.expect("the session has ended");
         if let Some((begun, spec)) = &self.shed {
             let told = spec.notice.as_ref().map_or(Duration::ZERO, |notice| spec.wait + notice.grace);
             assert!(ending_since.since(*begun) <= told + spec.wait + spec.reply_timeout);
@@ -273,11 +274,12 @@ impl Play {
 
     /// What was handed in for `leg`.
     fn came_for(&self, leg: Leg) -> Stream {
-        frames::read(writer_to(leg), self.rig.wire_to(leg).input()).unwrap()
+        frames::read(writer_to(leg), self.rig.wire_to(leg).input()).expect("the peers keep the protocol")
     }
 
     fn forwarded_to(&self, leg: Leg) -> Stream {
-        frames::read(writer_to(leg), self.rig.wire_to(leg).forwarded()).unwrap()
+        frames::read(writer_to(leg), self.rig.wire_to(leg).forwarded())
+            .expect("what is forwarded keeps the protocol without our frames too")
     }
 }
 
@@ -309,6 +311,22 @@ fn shed() -> impl Strategy<Value = ShedSpec> {
             ..spec(order)
         },
     )
+}
+
+/// Frames of both kinds of writer, whole and cut, and bytes that are none.
+fn garbage() -> impl Strategy<Value = Vec<u8>> {
+    let first =
+        prop_oneof![6 => Just(0x81), 2 => Just(0x02), 2 => Just(0x80), 1 => Just(0x88), 1 => any::<u8>()];
+    let frame = (any::<bool>(), first, 0_usize..30).prop_map(|(client, first, payload_bytes)| {
+        let writer = if client { Writer::Client } else { Writer::Server };
+        let mut bytes = frame(writer, true, 1, &vec![b'x'; payload_bytes]);
+        bytes[0] = first;
+        bytes
+    });
+    prop_oneof![
+        4 => vec(frame, 1..4).prop_map(|frames| frames.concat()),
+        1 => vec(any::<u8>(), 1..200),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -347,5 +365,37 @@ proptest! {
         steps.iter().for_each(|step| play.step(step));
         play.finish(finale);
         play.check();
+    }
+
+    #[test]
+    fn whatever_bytes_a_peer_sends_nothing_panics_and_every_ending_is_over_in_time(
+        chunks in vec((leg(), garbage(), 0_u64..500), 1..30),
+        (shed, at) in (shed(), 0_usize..30),
+        strict in any::<bool>(),
+    ) {
+        let mut rig = Rig::with(Settings { strict, ..settings() }, Extensions::Deflate);
+        for (i, (from, bytes, ms)) in chunks.into_iter().enumerate() {
+            let ours = LEGS.map(|leg| rig.wire_to(leg).authored().len());
+            let was_opaque = rig.session.is_opaque();
+            if i == at {
+                // Refused or not: both are fine here.
+                let _ = rig.shed(shed.clone());
+            }
+            rig.send(from, &bytes);
+            rig.pass(Duration::from_millis(ms));
+            prop_assert!(!was_opaque || ours == LEGS.map(|leg| rig.wire_to(leg).authored().len()));
+        }
+        prop_assert!(!(strict && rig.session.is_opaque()));
+        rig.end(Leg::Downstream);
+        while !rig.session.is_finished() {
+            prop_assert!(rig.pass_to_deadline());
+        }
+        for leg in LEGS {
+            let wire = rig.wire_to(leg);
+            prop_assert!(wire.input().starts_with(wire.forwarded()));
+            prop_assert!(wire.authored().len() <= 1 + usize::from(leg == Leg::Downstream && shed.notice.is_some()));
+        }
+        let ending = rig.now.since(rig.ending_since.unwrap_or(rig.now));
+        prop_assert!(ending <= 2 * REPLY + HALF_CLOSE + LINGER);
     }
 }

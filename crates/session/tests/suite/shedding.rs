@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// A rig with a shed of this order begun, closing already.
 fn closing(order: Order) -> Rig {
     let mut rig = Rig::new();
-    rig.shed(spec(order)).unwrap();
+    rig.shed(spec(order)).expect("a new session can be shed");
     rig.pass(QUIET);
     rig
 }
@@ -212,6 +212,16 @@ fn a_frame_that_never_ends_ends_the_stream_without_a_close() {
     // Whatever the endpoint makes of it, the client gets the code that brings it back.
     rig.endpoint(&close(Writer::Server, 1002, "what was that?"));
     assert_eq!(rig.heard(Leg::Downstream).1, Some(1012));
+}
+
+#[test]
+fn a_late_close_of_the_endpoint_does_not_prolong_a_half_close() {
+    let mut rig = Rig::new();
+    rig.client(&text(Writer::Client, "never")[..8]);
+    rig.shed(spec(Order::BackendFirst)).unwrap();
+    rig.pass(WAIT + REPLY + HALF_CLOSE / 2);
+    rig.endpoint(&close(Writer::Server, 1000, ""));
+    assert_eq!(rig.wait(), Some(HALF_CLOSE / 2));
 }
 
 #[test]
