@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -22,6 +23,16 @@ impl Io {
     /// True when written bytes may rest in a buffer of the stream itself until it is flushed.
     pub fn buffers_output(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// True when bytes have arrived that were not read yet. A system call.
+    pub fn has_unread(&self) -> bool {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        let mut byte = [0; 1];
+        recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0)
     }
 }
 

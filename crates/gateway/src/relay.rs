@@ -82,10 +82,8 @@ impl Relay {
         if let Some(command) = self.slot().take_command() {
             self.obey(now, command);
         }
-        if self.session.poll_timeout().is_some() {
-            self.session.handle_timeout(now, &self.settings);
-        }
         let mut budget = [CHUNKS_PER_TURN; 2];
+        let mut timed = false;
         loop {
             self.author(Some(cx), now);
             let mut progress = false;
@@ -95,8 +93,14 @@ impl Relay {
             }
             // While both peers just talk, one pass over both directions leaves nothing undone. What one direction
             // changes for the other has to do with ends and sheds, and then a deadline runs.
-            if !progress || self.session.poll_timeout().is_none() {
+            let Some((at, _)) = self.session.poll_timeout() else { break };
+            if timed && !progress {
                 break;
+            }
+            // Deadlines come after reading: what has arrived by now is no silence.
+            timed |= !progress;
+            if !progress && at <= now {
+                self.deadline_is_due(now);
             }
         }
         if self.session.is_finished() {
@@ -104,6 +108,17 @@ impl Relay {
         }
         self.publish(now);
         Poll::Pending
+    }
+
+    /// The session's deadline has come. A quiet moment is none when bytes wait in a socket that the reactor has not
+    /// told of yet: one look at both sockets, at the one instant where it matters.
+    fn deadline_is_due(&mut self, now: Time) {
+        let is_silent =
+            !self.session.is_shedding() || !(self.down.io.has_unread() || self.up.io.has_unread());
+        if !is_silent {
+            self.session.handle_activity(now);
+        }
+        self.session.handle_timeout(now, &self.settings);
     }
 
     /// Carries what `from` sent to the other leg until one of them is not ready.

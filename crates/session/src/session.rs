@@ -162,6 +162,13 @@ impl Session {
         self.part(now, settings, Authored::Close(code));
     }
 
+    /// Bytes have arrived that are not read yet: this is no quiet moment.
+    pub fn handle_activity(&mut self, now: Time) {
+        if let Some(shed) = &mut self.shed {
+            shed.last_activity = now;
+        }
+    }
+
     /// Time has passed: call when [`Self::poll_timeout`] says so; calling too early does no harm.
     pub fn handle_timeout(&mut self, now: Time, settings: &Settings) {
         if self.shed.is_some() {
