@@ -14,3 +14,4 @@ mod limits;
 mod moves;
 mod placement;
 mod plain;
+mod tls;
