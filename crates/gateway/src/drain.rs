@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entropy;
+use crate::rebalance::{hasten, spread};
 use crate::shared::Shared;
-use crate::slot::{Command, CutReason, Slot, Standing};
+use crate::slot::{Command, Slot, Standing};
 use crate::worker::Worker;
 
 /// Time between two batches of closes.
@@ -20,13 +20,17 @@ pub async fn run(shared: &Shared, workers: &[Arc<Worker>], drain_time: Duration)
     let give_up = end + GRACE;
     loop {
         let now = clock.now();
-        let mut open = Vec::new();
+        let (mut open, mut moving) = (Vec::new(), Vec::new());
         for worker in workers {
-            worker.for_each(|slot| {
-                if slot.standing() != Standing::Ending {
-                    open.push(slot.clone());
-                }
+            worker.for_each(|slot| match slot.standing() {
+                Standing::Open | Standing::Pinned => open.push(slot.clone()),
+                // A move that is under way ends the session by itself; at the end it waits no longer.
+                Standing::Moving => moving.push(slot.clone()),
+                Standing::Ending => {}
             });
+        }
+        if now >= end {
+            moving.iter().for_each(|slot| hasten(slot, "shutdown"));
         }
         if shared.admission.total() == 0 || now >= give_up {
             return shared.admission.total();
@@ -43,18 +47,10 @@ pub async fn run(shared: &Shared, workers: &[Arc<Worker>], drain_time: Duration)
 }
 
 fn close(slot: &Slot, left: Duration) {
-    let command = match slot.standing() {
-        Standing::Pinned => Command::Cut(CutReason::Deadline),
-        // A move that is under way ends the session by itself.
-        Standing::Moving => return slot.set_standing(Standing::Ending),
-        Standing::Open | Standing::Ending => {
-            let [byte] = entropy::bytes();
-            let spread = f64::from(byte) / 127.5 - 1.0;
-            let spec =
-                slot.pool.policy().shed_spec("shutdown", Some(left.max(STEP)), slot.may_notify, spread);
-            Command::Shed(Arc::new(spec))
-        }
-    };
+    if slot.standing() == Standing::Pinned || left.is_zero() {
+        return hasten(slot, "shutdown");
+    }
     slot.set_standing(Standing::Ending);
-    slot.command(command);
+    let spec = slot.pool.policy().shed_spec("shutdown", Some(left.max(STEP)), slot.may_notify, spread());
+    slot.command(Command::Shed(Arc::new(spec)));
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use balance::victims::{self, Candidate};
 use balance::{Action, Move, MoveReason};
-use model::{Endpoint, EndpointId, PoolName, Snapshot, Time};
+use model::{Endpoint, EndpointId, EndpointState, PoolName, Snapshot, Time};
 use tokio::sync::watch;
 
 use crate::descriptors;
 use crate::entropy;
 use crate::pool::Pool;
 use crate::shared::Shared;
-use crate::slot::{Command, CutReason, Slot, Standing};
+use crate::slot::{Command, Slot, Standing};
 use crate::telemetry;
 use crate::worker::Worker;
 
@@ -59,6 +59,11 @@ impl Rebalance {
         for pool in self.shared.pools() {
             let endpoints: &[Endpoint] = snapshot.pools.get(&pool.name).map_or(&[], Vec::as_slice);
             pool.plan(|planner| planner.handle_endpoints(now, endpoints));
+            // One that is back drains anew if it ever does, and has a new deadline then.
+            let is_back = |id: &EndpointId| {
+                endpoints.iter().any(|e| e.id == *id && e.state != EndpointState::Terminating)
+            };
+            self.deadlines.retain(|(name, id), _| *name != pool.name || !is_back(id));
         }
     }
 
@@ -134,7 +139,7 @@ impl Rebalance {
         slots
     }
 
-    /// What is left on a draining endpoint at its deadline is cut: the endpoint goes away with or without us.
+    /// What is left on a draining endpoint at its deadline waits no longer: the endpoint goes away with or without us.
     fn enforce_deadlines(&mut self, now: Time) {
         let due: Vec<_> =
             self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
@@ -147,17 +152,17 @@ impl Rebalance {
             let is_draining = status
                 .endpoints
                 .iter()
-                .any(|endpoint| endpoint.id == key.1 && endpoint.state == model::EndpointState::Terminating);
+                .any(|endpoint| endpoint.id == key.1 && endpoint.state == EndpointState::Terminating);
             if !is_draining {
                 continue;
             }
             let slots = self.sessions_on(&pool, &key.1);
             if !slots.is_empty() {
                 tracing::warn!(pool = %key.0, endpoint = %key.1, sessions = slots.len(),
-                    "sessions were left at the drain deadline and are cut");
+                    "sessions were left at the drain deadline: they are closed without waiting for a quiet moment");
             }
             for slot in slots {
-                slot.command(Command::Cut(CutReason::Deadline));
+                hasten(&slot, MoveReason::Draining.as_str());
             }
         }
     }
@@ -204,8 +209,17 @@ fn candidate((key, slot): (usize, &Arc<Slot>)) -> Candidate {
     }
 }
 
+/// Closes a session at the next boundary, whatever it was waiting for.
+pub fn hasten(slot: &Slot, reason: &str) {
+    if slot.standing() != Standing::Moving {
+        slot.set_standing(Standing::Ending);
+    }
+    let spec = slot.pool.policy().shed_spec(reason, Some(Duration::ZERO), false, 0.0);
+    slot.command(Command::Hasten(Arc::new(spec)));
+}
+
 /// Evenly within -1.0 to 1.0.
-fn spread() -> f64 {
+pub fn spread() -> f64 {
     let [byte] = entropy::bytes();
     f64::from(byte) / 127.5 - 1.0
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use model::Time;
-use session::{Leg, Session, Settings};
+use session::{Leg, PinReason, Session, Settings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::buffer::{self, Backlog, HEADROOM};
@@ -281,6 +281,12 @@ impl Relay {
                 if let Err(pin) = self.session.begin_shed(now, &self.settings, spec) {
                     self.stay.shed_refused(now, pin);
                 }
+            }
+            Command::Hasten(spec) => {
+                if let Err(PinReason::Opaque) = self.session.begin_shed(now, &self.settings, spec) {
+                    return self.obey(now, Command::Cut(CutReason::Deadline));
+                }
+                self.session.hasten(now, &self.settings);
             }
             Command::Cut(reason) => {
                 self.stay.cut(reason);

@@ -16,6 +16,9 @@ use crate::pool::Pool;
 pub enum Command {
     /// Close politely so that the client comes back elsewhere.
     Shed(Arc<ShedSpec>),
+    /// The same, without waiting for a quiet moment any longer: a shed that waits goes on at the next boundary, and a
+    /// session without one begins with this.
+    Hasten(Arc<ShedSpec>),
     /// End now.
     Cut(CutReason),
 }

@@ -72,7 +72,7 @@ impl Session {
         let lost = &mut self.undeliverable[from.other().index()];
         *lost = lost.saturating_add(run.messages);
         let span = match run.stop {
-            Stop::End | Stop::NotYet => return Span { forward: 0, skip: run.len },
+            Stop::End | Stop::FrameEnd | Stop::NotYet => return Span { forward: 0, skip: run.len },
             Stop::Close(close) => Span { forward: 0, skip: run.len + close.frame_bytes },
             // None of it is forwarded, so nothing is gained by following it further.
             Stop::Malformed(_) => everything,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::Time;
-use ws::{Extensions, Role, Stop};
+use ws::{Extensions, Role, Run, Stop};
 
 use crate::ending::{Deadline, Why};
 use crate::leg::{Authored, Leg, LegState};
@@ -112,7 +112,8 @@ impl Session {
         if self.end.is_some() || self.shed.is_some() || self.opaque {
             return self.handle_bytes_amid_change(now, settings, from, bytes);
         }
-        self.follow(now, settings, from, bytes)
+        let run = self.leg_mut(from).scanner.run(bytes);
+        self.follow(now, settings, from, bytes.len(), run)
     }
 
     /// `from`'s peer ended its stream (end of file, or a reset: then also call [`Self::handle_broken`]).
@@ -258,16 +259,15 @@ impl Session {
 
     // ---- the way of bytes
 
-    /// Passes bytes on as far as the frames in them allow.
+    /// Passes on what the scanner found in `all` bytes of `from`.
     #[inline]
-    fn follow(&mut self, now: Time, settings: &Settings, from: Leg, bytes: &[u8]) -> Span {
-        let run = self.leg_mut(from).scanner.run(bytes);
+    fn follow(&mut self, now: Time, settings: &Settings, from: Leg, all: usize, run: Run) -> Span {
         let messages = &mut self.messages[from.other().index()];
         *messages = messages.saturating_add(run.messages);
         match run.stop {
-            Stop::End | Stop::NotYet => Span { forward: run.len, skip: 0 },
+            Stop::End | Stop::FrameEnd | Stop::NotYet => Span { forward: run.len, skip: 0 },
             Stop::Close(close) => self.handle_close(now, settings, from, run.len, close),
-            Stop::Malformed(_) => self.handle_malformed(now, settings, from, run.len, bytes.len()),
+            Stop::Malformed(_) => self.handle_malformed(now, settings, from, run.len, all),
         }
     }
 
@@ -283,7 +283,10 @@ impl Session {
         if self.opaque {
             return Span { forward: bytes.len(), skip: 0 };
         }
-        let span = self.follow(now, settings, from, self.until_frame_end(from, bytes));
+        let by_frame = self.waits_for_boundary(from);
+        let scanner = &mut self.leg_mut(from).scanner;
+        let run = if by_frame { scanner.run_frame(bytes) } else { scanner.run(bytes) };
+        let span = self.follow(now, settings, from, bytes.len(), run);
         if self.shed.is_some() {
             self.advance_shed(now, settings);
         }

@@ -60,7 +60,10 @@ pub(crate) enum Stage {
     ExpectLeave(Time),
     /// Waiting for a quiet moment, at most until then.
     ExpectQuiet(Time),
-    /// The close goes out at the next frame boundary, at most until then.
+    /// No quiet moment came: the close goes out at the next message boundary, at most until then.
+    ExpectMessageEnd(Time),
+    /// Nor that: the close goes out at the next frame boundary, at most until then. Legal inside a fragmented message
+    /// (RFC 6455 section 5.4), and some libraries report it as an error.
     ExpectFrameEnd(Time),
     /// The Close was sent; the rest is an ending like any other.
     Closing,

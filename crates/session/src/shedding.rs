@@ -12,18 +12,23 @@ use crate::session::{Session, Settings};
 use crate::shed::{Order, Stage};
 
 impl Session {
-    /// While a shed waits for the frame at hand to end, bytes beyond that frame are left for the next call, so that
-    /// the boundary is not passed unseen inside a chunk.
-    pub(crate) fn until_frame_end<'a>(&self, from: Leg, bytes: &'a [u8]) -> &'a [u8] {
-        let Some(shed) = &self.shed else { return bytes };
+    /// While a shed waits for a boundary towards the leg that `from` feeds, bytes are taken frame by frame, so that the
+    /// boundary is not passed unseen inside a chunk.
+    pub(crate) fn waits_for_boundary(&self, from: Leg) -> bool {
+        let Some(shed) = &self.shed else { return false };
         let to = match shed.stage {
             Stage::ExpectBoundary(_) => Leg::Downstream,
-            Stage::ExpectFrameEnd(_) => first_leg(shed.spec.order),
-            Stage::ExpectLeave(_) | Stage::ExpectQuiet(_) | Stage::Closing => return bytes,
+            Stage::ExpectMessageEnd(_) | Stage::ExpectFrameEnd(_) => first_leg(shed.spec.order),
+            Stage::ExpectLeave(_) | Stage::ExpectQuiet(_) | Stage::Closing => return false,
         };
-        match usize::try_from(self.leg(from).scanner.payload_remaining()) {
-            Ok(remaining) if from.other() == to && remaining > 0 => &bytes[..bytes.len().min(remaining)],
-            Ok(_) | Err(_) => bytes,
+        from.other() == to
+    }
+
+    /// Stops waiting for the client or for a quiet moment: the close goes out at the first boundary.
+    pub fn hasten(&mut self, now: Time, settings: &Settings) {
+        if let Some(shed) = self.shed.as_mut().filter(|shed| shed.stage != Stage::Closing) {
+            shed.stage = Stage::ExpectMessageEnd(now);
+            self.advance_shed(now, settings);
         }
     }
 
@@ -33,7 +38,10 @@ impl Session {
             match next {
                 Stage::Closing => return self.send_shed_close(now, settings),
                 Stage::ExpectLeave(_) => self.down.authored = Authored::Notice,
-                Stage::ExpectBoundary(_) | Stage::ExpectQuiet(_) | Stage::ExpectFrameEnd(_) => {}
+                Stage::ExpectBoundary(_)
+                | Stage::ExpectQuiet(_)
+                | Stage::ExpectMessageEnd(_)
+                | Stage::ExpectFrameEnd(_) => {}
             }
             if let Some(shed) = &mut self.shed {
                 shed.stage = next;
@@ -63,6 +71,7 @@ impl Session {
                 Some((at.min(shed.last_activity + shed.spec.quiet), "waiting for a quiet moment"))
             }
             Stage::ExpectQuiet(at) => Some((at, "waiting for a message boundary")),
+            Stage::ExpectMessageEnd(at) => Some((at, "waiting for the end of a message")),
             Stage::ExpectFrameEnd(at) => Some((at, "waiting for the end of a frame")),
             Stage::Closing => None,
         }
@@ -90,6 +99,15 @@ impl Session {
             Stage::ExpectLeave(until) => (until <= now).then_some(Stage::ExpectQuiet(now + spec.wait)),
             Stage::ExpectQuiet(until) => {
                 if self.is_at_rest() && now.since(shed.last_activity) >= spec.quiet {
+                    Some(Stage::Closing)
+                } else {
+                    (until <= now).then_some(Stage::ExpectMessageEnd(now + spec.wait))
+                }
+            }
+            Stage::ExpectMessageEnd(until) => {
+                let first = first_leg(spec.order);
+                let at_message_end = self.leg(first.other()).scanner.at_message_boundary();
+                if at_message_end && self.may_close(first) {
                     Some(Stage::Closing)
                 } else {
                     (until <= now).then_some(Stage::ExpectFrameEnd(now + spec.reply_timeout))

@@ -54,6 +54,8 @@ pub struct Run {
 pub enum Stop {
     /// All bytes are consumed.
     End,
+    /// A frame ends at `len`. Only of [`Scanner::run_frame`].
+    FrameEnd,
     /// `bytes[len..]` is an incomplete header or control frame: offer it again with more bytes behind it.
     NotYet,
     /// `bytes[len..len + frame_bytes]` is a complete and valid Close frame. It is not part of `len`, but the
@@ -84,13 +86,26 @@ impl Scanner {
     /// nothing of itself; what is then left is shorter than
     /// [`CONTROL_FRAME_BYTES_MAX`](crate::CONTROL_FRAME_BYTES_MAX).
     pub fn run(&mut self, bytes: &[u8]) -> Run {
+        self.advance::<false>(bytes)
+    }
+
+    /// The same, but not beyond the end of the frame at hand, or of the next one: stops with [`Stop::FrameEnd`]
+    /// there. For whoever waits for a boundary and must not pass it unseen.
+    pub fn run_frame(&mut self, bytes: &[u8]) -> Run {
+        self.advance::<true>(bytes)
+    }
+
+    fn advance<const ONE_FRAME: bool>(&mut self, bytes: &[u8]) -> Run {
         if self.closed && !bytes.is_empty() {
             return Run { len: 0, messages: 0, stop: Stop::Malformed(FrameError::AfterClose) };
         }
         let mut at = self.pass(bytes.len());
         let mut messages = 0;
         loop {
-            if !self.open {
+            if ONE_FRAME && at > 0 && self.remaining == 0 {
+                return Run { len: at, messages, stop: Stop::FrameEnd };
+            }
+            if !ONE_FRAME && !self.open {
                 let (end, count) = self.pass_small(bytes, at);
                 at = end;
                 messages += count;

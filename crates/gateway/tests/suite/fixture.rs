@@ -3,6 +3,8 @@
 //! When it is dropped, all sockets of the test are closed already (they are declared after it): every count must
 //! come back to zero, whatever the test did.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;

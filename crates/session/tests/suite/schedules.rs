@@ -266,7 +266,7 @@ impl Play {
         let ending_since = self.rig.ending_since.expect("the session has ended");
         if let Some((begun, spec)) = &self.shed {
             let told = spec.notice.as_ref().map_or(Duration::ZERO, |notice| spec.wait + notice.grace);
-            assert!(ending_since.since(*begun) <= told + spec.wait + spec.reply_timeout);
+            assert!(ending_since.since(*begun) <= told + 2 * spec.wait + spec.reply_timeout);
         }
         let reply = self.shed.as_ref().map_or(REPLY, |(_, spec)| spec.reply_timeout.max(REPLY));
         assert!(self.rig.now.since(ending_since) <= 2 * reply + HALF_CLOSE + LINGER);

@@ -158,13 +158,30 @@ fn traffic_puts_the_close_off_until_it_is_quiet() {
 }
 
 #[test]
-fn a_wait_that_expires_inside_a_message_closes_at_the_frame_boundary_and_counts_the_message() {
+fn a_wait_that_expires_inside_a_message_closes_behind_its_last_frame() {
+    for (order, told) in [(Order::ClientFirst, Leg::Downstream), (Order::BackendFirst, Leg::Upstream)] {
+        let mut rig = Rig::new();
+        rig.client(&frame(Writer::Client, false, 1, b"ha"));
+        rig.endpoint(&frame(Writer::Server, false, 1, b"ha"));
+        rig.shed(spec(order)).unwrap();
+        rig.pass(WAIT);
+        assert_eq!(rig.session.end(), None);
+        // The boundary is found although the chunk goes on behind it.
+        rig.client(&[frame(Writer::Client, true, 0, b"lf"), text(Writer::Client, "next")].concat());
+        rig.endpoint(&[frame(Writer::Server, true, 0, b"lf"), text(Writer::Server, "next")].concat());
+        assert_eq!(rig.heard(told), (vec!["ha".into(), "lf".into()], Some(1012)));
+        assert_eq!(rig.lost(), if order == Order::ClientFirst { (1, 0) } else { (0, 1) });
+    }
+}
+
+#[test]
+fn a_message_that_does_not_end_in_time_is_closed_at_the_frame_boundary_and_counted() {
     for order in [Order::ClientFirst, Order::BackendFirst] {
         let mut rig = Rig::new();
         rig.client(&frame(Writer::Client, false, 1, b"half"));
         rig.endpoint(&frame(Writer::Server, false, 1, b"half"));
         rig.shed(spec(order)).unwrap();
-        rig.pass(WAIT - Duration::from_millis(1));
+        rig.pass(WAIT + WAIT - Duration::from_millis(1));
         assert_eq!(rig.session.end(), None);
         rig.pass(Duration::from_millis(1));
         let (told, lost) = match order {
@@ -194,11 +211,25 @@ fn a_wait_that_expires_inside_a_frame_closes_right_behind_it() {
 }
 
 #[test]
+fn a_hastened_shed_waits_for_nothing_but_the_boundary() {
+    let mut rig = Rig::new();
+    rig.shed(ShedSpec { notice: notice(GRACE), ..spec(Order::ClientFirst) }).unwrap();
+    rig.session.hasten(rig.now, &settings());
+    rig.client(&text(Writer::Client, "still delivered"));
+    assert_eq!(rig.heard(Leg::Downstream).1, Some(1012));
+    assert_eq!(rig.heard(Leg::Upstream).0, ["still delivered"]);
+    // A close that is out already is not hurried: the client has its time to answer.
+    let wait = rig.wait();
+    rig.session.hasten(rig.now, &settings());
+    assert_eq!((rig.wait(), rig.fins()), (wait, (false, false)));
+}
+
+#[test]
 fn a_frame_that_never_ends_ends_the_stream_without_a_close() {
     let mut rig = Rig::new();
     rig.endpoint(&text(Writer::Server, "never")[..4]);
     rig.shed(spec(Order::ClientFirst)).unwrap();
-    rig.pass(WAIT + REPLY);
+    rig.pass(2 * WAIT + REPLY);
     assert!(rig.wire_to(Leg::Downstream).authored().is_empty());
     assert_eq!((rig.fins(), rig.wait(), rig.lost()), ((true, false), Some(HALF_CLOSE), (1, 0)));
     rig.pass(HALF_CLOSE + LINGER);
@@ -207,7 +238,7 @@ fn a_frame_that_never_ends_ends_the_stream_without_a_close() {
     let mut rig = Rig::new();
     rig.client(&text(Writer::Client, "never")[..8]);
     rig.shed(spec(Order::BackendFirst)).unwrap();
-    rig.pass(WAIT + REPLY);
+    rig.pass(2 * WAIT + REPLY);
     assert_eq!((rig.fins(), rig.lost()), ((false, true), (0, 1)));
     // Whatever the endpoint makes of it, the client gets the code that brings it back.
     rig.endpoint(&close(Writer::Server, 1002, "what was that?"));
@@ -219,7 +250,7 @@ fn a_late_close_of_the_endpoint_does_not_prolong_a_half_close() {
     let mut rig = Rig::new();
     rig.client(&text(Writer::Client, "never")[..8]);
     rig.shed(spec(Order::BackendFirst)).unwrap();
-    rig.pass(WAIT + REPLY + HALF_CLOSE / 2);
+    rig.pass(2 * WAIT + REPLY + HALF_CLOSE / 2);
     rig.endpoint(&close(Writer::Server, 1000, ""));
     assert_eq!(rig.wait(), Some(HALF_CLOSE / 2));
 }
@@ -266,7 +297,7 @@ fn a_notice_that_finds_no_boundary_in_time_is_left_out() {
     let mut rig = Rig::new();
     rig.endpoint(&frame(Writer::Server, false, 1, b"open"));
     rig.shed(ShedSpec { notice: notice(GRACE), ..spec(Order::ClientFirst) }).unwrap();
-    rig.pass(WAIT + WAIT);
+    rig.pass(3 * WAIT);
     assert_eq!((rig.heard(Leg::Downstream), rig.lost()), ((vec!["open".into()], Some(1012)), (1, 0)));
 }
 

@@ -53,7 +53,7 @@ impl Relay {
         let run = self.scanner.run(bytes);
         let mut len = run.len;
         match run.stop {
-            Stop::End | Stop::NotYet => {}
+            Stop::End | Stop::FrameEnd | Stop::NotYet => {}
             Stop::Malformed(_) => self.opaque = true,
             Stop::Close(close) => {
                 len += close.frame_bytes;

@@ -63,6 +63,7 @@ fn take(scanner: &mut Scanner, bytes: &[u8], trace: &mut Trace) {
         trace.messages += run.messages as usize;
         match run.stop {
             Stop::End => return assert_eq!(trace.consumed, bytes.len()),
+            Stop::FrameEnd => unreachable!("only run_frame stops there"),
             Stop::NotYet => return assert!(trace.consumed < bytes.len()),
             Stop::Malformed(error) => return trace.error = Some((trace.consumed, error)),
             Stop::Close(close) => {
@@ -95,6 +96,24 @@ proptest! {
                 prop_assert_eq!(&split, &expected, "split at {}", at);
             }
         }
+    }
+
+    #[test]
+    fn frame_by_frame_comes_as_far_as_all_at_once((role, rsv, bytes) in any_case()) {
+        let (mut whole, mut stepped) = (Scanner::new(role, rsv), Scanner::new(role, rsv));
+        let all = whole.run(&bytes);
+        let (mut at, mut messages) = (0, 0);
+        let stop = loop {
+            let run = stepped.run_frame(&bytes[at..]);
+            at += run.len;
+            messages += run.messages;
+            match run.stop {
+                Stop::FrameEnd => prop_assert!(run.len > 0 && stepped.at_frame_boundary()),
+                stop => break stop,
+            }
+        };
+        prop_assert_eq!((at, messages, stop), (all.len, all.messages, all.stop));
+        prop_assert_eq!(stepped.at_message_boundary(), whole.at_message_boundary());
     }
 
     #[test]
