@@ -1,7 +1,7 @@
 //! Certificates of TLS listeners, read again when their files change.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -40,6 +40,8 @@ pub enum TlsError {
 pub struct Certificate {
     files: config::Tls,
     current: ArcSwap<Loaded>,
+    /// The fault that was told last: it is looked for every second, and told once.
+    told: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -55,14 +57,25 @@ impl Certificate {
     /// When a file can not be read, or both do not make a certificate.
     pub fn load(files: config::Tls) -> Result<Self, TlsError> {
         let loaded = load(&files, read(&files)?)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(loaded) })
+        Ok(Self { files, current: ArcSwap::from_pointee(loaded), told: Mutex::default() })
     }
 
     /// Reads the files again. `Ok(true)`: they had changed, and new connections get the new certificate.
     ///
     /// # Errors
-    /// As [`Self::load`]; the old certificate stays.
+    /// As [`Self::load`], once for each fault; the old certificate stays.
     pub fn refresh(&self) -> Result<bool, TlsError> {
+        let refreshed = self.read_again();
+        let fault = refreshed.as_ref().err().map(TlsError::to_string);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.is_some() && *told == fault {
+            return Ok(false);
+        }
+        *told = fault;
+        refreshed
+    }
+
+    fn read_again(&self) -> Result<bool, TlsError> {
         let contents = read(&self.files)?;
         if contents == self.current.load().contents {
             return Ok(false);

@@ -134,6 +134,22 @@ fn a_replaced_certificate_reaches_new_connections_and_leaves_sessions_alone() {
 }
 
 #[test]
+fn a_fault_of_a_certificate_is_told_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_certificate(folder.path());
+    let at = |file: &str| folder.path().join(file);
+    let files = config::Tls { certificate: at("certificate.pem"), key: at("key.pem") };
+    let certificate = gateway::Certificate::load(files).expect("it is good");
+    assert!(!certificate.refresh().expect("nothing changed"));
+    std::fs::remove_file(at("key.pem")).expect("it was there");
+    let fault = certificate.refresh().expect_err("the key is gone").to_string();
+    assert!(fault.contains("key.pem"), "{fault}");
+    assert!(!certificate.refresh().expect("told before"));
+    write_certificate(folder.path());
+    assert!(certificate.refresh().expect("good again"));
+}
+
+#[test]
 fn a_listener_on_ipv6_takes_ipv4_clients_too_unless_told_otherwise() {
     let endpoint = Endpoint::bind();
     let listeners = "- address: '[::]:0'\n- address: '[::]:0'\n  ipv6_only: true\n- address: '[::1]:0'\n";
