@@ -3,7 +3,8 @@
 use crate::fixture::{Fixture, Setup, reset};
 use crate::support::frames::{CLOSE, TEXT, bare, closing, masked};
 use crate::support::http::{GET, SWITCHING, UPGRADE, header, headers, response, status, switching_with};
-use crate::support::{End, Endpoint, Wire};
+use crate::support::wire::End;
+use crate::support::{Endpoint, Wire};
 
 /// A client whose upgrade request is with the endpoint.
 fn ask(fixture: &Fixture, endpoint: &Endpoint) -> (Wire, Wire) {

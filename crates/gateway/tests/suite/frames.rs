@@ -3,7 +3,8 @@
 use crate::fixture::{Setup, reset, wait_for_sessions};
 use crate::support::frames::{BINARY, CLOSE, MORE, PING, PONG, TEXT, TEXT_BEGIN, bare, closing, masked};
 use crate::support::http::{status, switching_with, upgrade_with};
-use crate::support::{End, Endpoint, Wire};
+use crate::support::wire::End;
+use crate::support::{Endpoint, Wire};
 
 /// What one peer must not send, as the payload-carrying function `frame` of its side makes it, with a name.
 fn bad_frames(frame: fn(u8, Vec<u8>) -> Vec<u8>, wrong_mask: Vec<u8>) -> Vec<(&'static str, Vec<u8>)> {
@@ -41,11 +42,11 @@ fn bad_frames(frame: fn(u8, Vec<u8>) -> Vec<u8>, wrong_mask: Vec<u8>) -> Vec<(&'
 }
 
 fn bad_client_frames() -> Vec<(&'static str, Vec<u8>)> {
-    bad_frames(|first, payload| masked(first, payload), bare(TEXT, "x"))
+    bad_frames(masked, bare(TEXT, "x"))
 }
 
 fn bad_server_frames() -> Vec<(&'static str, Vec<u8>)> {
-    bad_frames(|first, payload| bare(first, payload), masked(TEXT, "x"))
+    bad_frames(bare, masked(TEXT, "x"))
 }
 
 /// After a malformed frame from `from`, everything passes both ways as it is.
@@ -66,7 +67,7 @@ fn a_malformed_client_frame_makes_the_session_opaque_and_alters_no_byte() {
     let endpoint = Endpoint::bind();
     let fixture = Setup::new().start(&[&endpoint]);
     for (name, bad) in bad_client_frames() {
-        println!("{name}");
+        eprintln!("{name}");
         let (mut client, mut upstream) = fixture.open(&endpoint);
         // A first frame with the right mask, so that the wrong one is no accident of the beginning.
         client.send(masked(TEXT, "first"));
@@ -84,7 +85,7 @@ fn a_malformed_endpoint_frame_makes_the_session_opaque_and_alters_no_byte() {
     let endpoint = Endpoint::bind();
     let fixture = Setup::new().start(&[&endpoint]);
     for (name, bad) in bad_server_frames() {
-        println!("{name}");
+        eprintln!("{name}");
         let (mut client, mut upstream) = fixture.open(&endpoint);
         upstream.send(bare(TEXT, "first"));
         client.expect(bare(TEXT, "first"));
@@ -99,7 +100,7 @@ fn strict_answers_a_malformed_client_frame_with_1002_on_both_sides() {
     let endpoint = Endpoint::bind();
     let fixture = Setup::new().pool("websocket:\n  on_bad_frame: strict").start(&[&endpoint]);
     for (name, bad) in bad_client_frames() {
-        println!("{name}");
+        eprintln!("{name}");
         let (mut client, mut upstream) = fixture.open(&endpoint);
         client.send([&masked(TEXT, "good"), &bad[..]].concat());
         upstream.expect(masked(TEXT, "good"));
@@ -115,7 +116,7 @@ fn strict_answers_a_malformed_endpoint_frame_with_1002_on_both_sides() {
     let endpoint = Endpoint::bind();
     let fixture = Setup::new().pool("websocket:\n  on_bad_frame: strict").start(&[&endpoint]);
     for (name, bad) in bad_server_frames() {
-        println!("{name}");
+        eprintln!("{name}");
         let (mut client, mut upstream) = fixture.open(&endpoint);
         upstream.send([&bare(TEXT, "good"), &bad[..]].concat());
         client.expect(bare(TEXT, "good"));

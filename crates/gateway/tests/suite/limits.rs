@@ -73,6 +73,20 @@ fn connections_beyond_the_total_are_told_to_come_back() {
     expect_full(fixture.connect(), "connections_max");
 }
 
+#[test]
+fn a_client_that_is_turned_away_amid_its_request_reads_why() {
+    let endpoint = Endpoint::bind();
+    let fixture = Setup::new().limits("connections_max: 1").start(&[&endpoint]);
+    let _first = fixture.open(&endpoint);
+    for _ in 0..50 {
+        let mut client = fixture.connect();
+        // It may come after the answer and even after the end.
+        client.try_send(UPGRADE).ok();
+        client.try_send(masked(BINARY, vec![7; 2000])).ok();
+        assert_eq!(status(&client.message().0), 503);
+    }
+}
+
 /// A client with an address of its own.
 fn connect_from(fixture: &Fixture, last: u8) -> Wire {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");

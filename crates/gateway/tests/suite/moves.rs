@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use model::EndpointState;
 
-use crate::fixture::{Fixture, Setup, known, ready, wait_for_sessions};
+use crate::fixture::{Fixture, Setup, known, ready, reset, wait_for_sessions};
 use crate::support::frames::{BINARY, CLOSE, TEXT, TEXT_BEGIN, bare, closing, masked};
-use crate::support::http::{UPGRADE, status, switching_with, upgrade_with};
-use crate::support::{End, Endpoint, Wire, accept_any, eventually, wait_until};
+use crate::support::http::{GET, SWITCHING, UPGRADE, response, status, switching_with, upgrade_with};
+use crate::support::wire::End;
+use crate::support::{Endpoint, Wire, accept_any, eventually, wait_until};
 
 /// Small and fast.
 const REBALANCE: &str = "rebalance:\n  settle: 0s\n  interval: 100ms\n  min_age: 0s\n  min_surplus: 1\n  \
@@ -26,7 +27,7 @@ fn open_any(fixture: &Fixture, endpoints: &[&Endpoint]) -> Pair {
     client.send(UPGRADE);
     let (at, mut upstream) = accept_any(endpoints);
     upstream.head();
-    upstream.send(crate::support::http::SWITCHING);
+    upstream.send(SWITCHING);
     assert_eq!(status(&client.head()), 101);
     Pair { client, upstream, at }
 }
@@ -310,6 +311,49 @@ fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
     let spread = last.duration_since(*first);
     assert!(spread > Duration::from_millis(400) && spread < Duration::from_secs(3), "{spread:?}");
     fixture.join();
+}
+
+#[test]
+fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
+    let endpoint = Endpoint::bind();
+    let mut fixture = Setup::new().rest("shutdown:\n  drain_time: 10s\n").start(&[&endpoint]);
+    let ask = || {
+        let mut client = fixture.connect();
+        client.send(GET);
+        let mut upstream = endpoint.accept();
+        upstream.head();
+        (client, upstream)
+    };
+    let (mut idle, mut upstream) = ask();
+    let (mut busy, mut busy_upstream) = ask();
+    upstream.send(response("200 OK", "", ""));
+    assert_eq!(status(&idle.message().0), 200);
+    let began = Instant::now();
+    fixture.begin_shutdown();
+    idle.expect_fin();
+    busy_upstream.send(response("200 OK", "", "finished"));
+    let (head, body) = busy.message();
+    assert_eq!((status(&head), body.as_str()), (200, "finished"));
+    busy.expect_fin();
+    fixture.join();
+    assert!(began.elapsed() < Duration::from_secs(5), "nothing was left to wait for");
+}
+
+#[test]
+fn a_peer_that_resets_amid_a_close_leaves_no_count_and_the_other_is_told() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let mut pairs: Vec<Pair> = (0..2).map(|_| open_any(&fixture, &[&first])).collect();
+    drain(&fixture, &first, &second);
+    for pair in &mut pairs {
+        assert_eq!(pair.client.frame().close(), (1012, "rebalance"));
+    }
+    let (mut left, mut right) = (pairs.remove(0), pairs.remove(0));
+    reset(left.client);
+    left.upstream.rest();
+    reset(right.upstream);
+    right.client.send(masked(CLOSE, closing(1012, "")));
+    right.client.expect_fin();
+    wait_until("both are gone", || fixture.sessions(&[first.address()]) == [0]);
 }
 
 #[test]

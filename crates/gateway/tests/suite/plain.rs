@@ -103,6 +103,37 @@ fn connections_are_kept_on_both_sides() {
 }
 
 #[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    let endpoint = Endpoint::bind();
+    let fixture = Setup::new().start(&[&endpoint]);
+    let mut client = fixture.connect();
+    client.send(["/1", "/2", "/3"].map(|path| GET.replace("/health", path)).concat());
+    for path in ["/1", "/2", "/3"] {
+        let mut upstream = endpoint.accept();
+        let head = upstream.head();
+        assert!(head.starts_with(&format!("GET {path} ")), "{path}: {head}");
+        upstream.send(response("200 OK", "Connection: close\r\n", path));
+        assert_eq!(client.message().1, path);
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_100_continue_gets_it() {
+    let endpoint = Endpoint::bind();
+    let fixture = Setup::new().start(&[&endpoint]);
+    let mut client = fixture.connect();
+    client.send("PUT /up HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    let mut upstream = endpoint.accept();
+    upstream.head();
+    upstream.send("HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(status(&client.head()), 100);
+    client.send("hello");
+    upstream.expect("hello");
+    upstream.send(response("200 OK", "", "taken"));
+    assert_eq!(client.message().1, "taken");
+}
+
+#[test]
 fn answers_without_a_body_do_not_wait_for_one() {
     let endpoint = Endpoint::bind();
     let fixture = Setup::new().start(&[&endpoint]);

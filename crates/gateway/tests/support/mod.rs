@@ -12,7 +12,7 @@ pub mod wire;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-pub use wire::{End, Wire};
+pub use wire::Wire;
 
 /// Longest wait for anything. Only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(10);
