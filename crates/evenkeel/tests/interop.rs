@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 /// How long sessions are moved.
 const RUN: Duration = Duration::from_secs(20);
 /// Time between two changes of the watched file. Two of the four endpoints are draining at any time, each for two
-/// turns: long enough for most of its sessions to be moved, and shorter than `drain_deadline`, which cuts.
+/// turns: longer than `drain_deadline`, so that every turn also closes sessions which found no quiet moment.
 const ROTATION: Duration = Duration::from_secs(1);
 /// Longest wait for a process to start, and for all sessions to end.
 const PATIENCE: Duration = Duration::from_secs(40);
