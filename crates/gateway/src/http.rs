@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
@@ -192,6 +192,7 @@ async fn forward(
                 return Err(upstream::Failure::Timeout { endpoint, waited }.reply());
             }
         };
+        check_answer(&response, &ticket)?;
         telemetry::http_request(&route.pool.name, response.status());
         let (address, worker) = (ticket.address, guest.worker.clone());
         tokio::spawn(async move {
@@ -254,6 +255,7 @@ async fn replay(answer: HttpAnswer) -> Result<Response<Body>, Reply> {
     let mut sender = drive(stream).await.map_err(failed)?;
     let request = Request::new(Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync());
     let response = sender.send_request(request).await.map_err(failed)?;
+    check_answer(&response, &ticket)?;
     telemetry::http_request(ticket.pool_name(), response.status());
     Ok(incoming(response, (ticket, sender)))
 }
@@ -351,6 +353,21 @@ fn outgoing(request: Request<Incoming>, forwarded: &Forwarded) -> Result<Request
     }
     parts.headers = headers;
     Ok(Request::from_parts(parts, body.boxed_unsync()))
+}
+
+/// Refuses an answer after which client and endpoint could disagree on what its end is: a 101 that nobody asked for,
+/// or a length beside chunks (RFC 9112 section 6.3).
+fn check_answer(response: &Response<Incoming>, ticket: &Ticket) -> Result<(), Reply> {
+    let has = |name| response.headers().contains_key(name);
+    let fault = if response.status().is_informational() {
+        "a final answer to a plain request, found 101"
+    } else if has(CONTENT_LENGTH) && has(TRANSFER_ENCODING) {
+        "Content-Length or Transfer-Encoding, found both (RFC 9112 6.3)"
+    } else {
+        return Ok(());
+    };
+    telemetry::upstream_failed(ticket.pool_name());
+    Err(Reply::new(502, format!("endpoint {}: expected {fault}", ticket.endpoint)))
 }
 
 /// The response as the client gets it; `held` is kept until its body is through.

@@ -14,4 +14,5 @@ mod limits;
 mod moves;
 mod placement;
 mod plain;
+mod smuggling;
 mod tls;
