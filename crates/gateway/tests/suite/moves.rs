@@ -314,6 +314,28 @@ fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
 }
 
 #[test]
+fn a_shutdown_tells_its_reason_where_notices_are_configured() {
+    let endpoint = Endpoint::bind();
+    let setup = Setup::new().pool(&format!("{CLOSE_FAST}{NOTICE}")).rest("shutdown:\n  drain_time: 1s\n");
+    let mut fixture = setup.start(&[&endpoint]);
+    let mut pair = open_any(&fixture, &[&endpoint]);
+    fixture.begin_shutdown();
+    let notice = pair.client.frame();
+    assert!(notice.first == TEXT && notice.text().contains(r#""go":"shutdown""#), "{notice:?}");
+    pair.follow_close();
+    fixture.join();
+}
+
+#[test]
+fn a_removed_endpoint_is_emptied_like_a_draining_one() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let pair = open_any(&fixture, &[&first]);
+    fixture.follow(vec![ready(second.address())]);
+    pair.follow_close();
+    wait_until("it is forgotten", || fixture.pool().endpoints.iter().all(|e| e.address == second.address()));
+}
+
+#[test]
 fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
     let endpoint = Endpoint::bind();
     let mut fixture = Setup::new().rest("shutdown:\n  drain_time: 10s\n").start(&[&endpoint]);

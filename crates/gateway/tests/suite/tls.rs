@@ -134,6 +134,27 @@ fn a_replaced_certificate_reaches_new_connections_and_leaves_sessions_alone() {
 }
 
 #[test]
+fn an_endpoint_that_vanishes_is_told_over_tls_and_the_stream_ends_properly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificate = write_certificate(folder.path());
+    let endpoint = Endpoint::bind();
+    let fixture = setup(folder.path()).start(&[&endpoint]);
+    let (mut client, upstream) = open(&fixture, &endpoint, &certificate);
+    drop(upstream);
+    assert_eq!(client.frame().close().0, 1012);
+    // Under way when the Close came: it must not turn the end into a reset.
+    client.send(masked(BINARY, vec![3; 20_000]));
+    client.send(masked(CLOSE, closing(1012, "")));
+    client.expect_fin();
+    let (mut client, mut upstream) = open(&fixture, &endpoint, &certificate);
+    let half = &bare(TEXT, "half a frame")[..6];
+    upstream.send(half);
+    client.expect(half);
+    drop(upstream);
+    client.expect_fin();
+}
+
+#[test]
 fn a_fault_of_a_certificate_is_told_once() {
     let folder = tempfile::tempdir().expect("a folder");
     write_certificate(folder.path());
