@@ -63,7 +63,8 @@ pub struct End {
 /// One client's stay: two legs, the frames between them, and how it ends.
 ///
 /// Methods come in two kinds. Inputs: [`handle_bytes`](Self::handle_bytes), [`handle_end`](Self::handle_end),
-/// [`handle_broken`](Self::handle_broken), [`begin_shed`](Self::begin_shed), [`cut`](Self::cut),
+/// [`handle_broken`](Self::handle_broken), [`handle_activity`](Self::handle_activity),
+/// [`begin_shed`](Self::begin_shed), [`hasten`](Self::hasten), [`cut`](Self::cut),
 /// [`handle_timeout`](Self::handle_timeout). After any of them, poll, in this order:
 /// [`poll_transmit`](Self::poll_transmit) for both legs (write it behind everything forwarded so far),
 /// [`wants_fin`](Self::wants_fin) for both (end that leg once all of its output is written),

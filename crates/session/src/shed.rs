@@ -35,9 +35,9 @@ pub struct ShedSpec {
     pub order: Order,
     /// How long both directions must have been silent at a message boundary.
     pub quiet: Duration,
-    /// Longest wait for that.
+    /// Longest wait for that; then the longest wait for the end of a message.
     pub wait: Duration,
-    /// Longest wait for the end of the frame that is under way when `wait` is over, and then for the first peer's
+    /// Longest wait for the end of the frame that is under way after both, and then for the first peer's
     /// own Close frame. The second peer has the session's [`Settings::reply_timeout`](crate::Settings::reply_timeout).
     pub reply_timeout: Duration,
 }

@@ -24,12 +24,18 @@ impl Session {
         from.other() == to
     }
 
-    /// Stops waiting for the client or for a quiet moment: the close goes out at the first boundary.
+    /// Stops waiting for the client or for a quiet moment: the close goes out at the first boundary. Nothing happens
+    /// when it waits for no more than that already, or is out.
     pub fn hasten(&mut self, now: Time, settings: &Settings) {
-        if let Some(shed) = self.shed.as_mut().filter(|shed| shed.stage != Stage::Closing) {
-            shed.stage = Stage::ExpectMessageEnd(now);
-            self.advance_shed(now, settings);
+        let Some(shed) = &mut self.shed else { return };
+        match shed.stage {
+            Stage::ExpectFrameEnd(_) | Stage::Closing => return,
+            Stage::ExpectBoundary(_)
+            | Stage::ExpectLeave(_)
+            | Stage::ExpectQuiet(_)
+            | Stage::ExpectMessageEnd(_) => shed.stage = Stage::ExpectMessageEnd(now),
         }
+        self.advance_shed(now, settings);
     }
 
     /// Takes the shed as far as `now` and the frames allow.

@@ -156,6 +156,11 @@ impl Rig {
         begun
     }
 
+    pub fn hasten(&mut self) {
+        self.session.hasten(self.now, &self.settings);
+        self.author();
+    }
+
     pub fn cut(&mut self, code: u16) {
         self.session.cut(self.now, &self.settings, code);
         self.author();

@@ -26,6 +26,7 @@ enum Step {
     /// So many milliseconds pass.
     Pass(u64),
     Shed(ShedSpec),
+    Hasten,
     /// The leg's peer answers a Close that it has received.
     Answer(Leg),
     /// The leg's peer ends its stream; what has not arrived by then never does.
@@ -144,6 +145,7 @@ impl Play {
                     self.shed = Some((self.rig.now, spec.clone()));
                 }
             }
+            Step::Hasten => self.rig.hasten(),
             Step::Answer(leg) => {
                 if let Some((code, _)) = self.rig.got(*leg).close {
                     self.peer(*leg).write(writer_to(leg.other()), &What::Close(code));
@@ -336,6 +338,7 @@ fn step() -> impl Strategy<Value = Step> {
         40 => (leg(), size).prop_map(|(leg, bytes)| Step::Arrive(leg, bytes)),
         10 => prop_oneof![0_u64..60, 100_u64..2000].prop_map(Step::Pass),
         6 => shed().prop_map(Step::Shed),
+        1 => Just(Step::Hasten),
         4 => leg().prop_map(Step::Answer),
         1 => leg().prop_map(Step::End),
         1 => leg().prop_map(Step::Reset),

@@ -225,6 +225,17 @@ fn a_hastened_shed_waits_for_nothing_but_the_boundary() {
 }
 
 #[test]
+fn hastening_again_does_not_prolong_the_wait_for_the_end_of_a_frame() {
+    let mut rig = Rig::new();
+    rig.endpoint(&text(Writer::Server, "never")[..4]);
+    rig.shed(spec(Order::ClientFirst)).unwrap();
+    rig.hasten();
+    rig.pass(REPLY / 2);
+    rig.hasten();
+    assert_eq!(rig.wait(), Some(REPLY / 2));
+}
+
+#[test]
 fn a_frame_that_never_ends_ends_the_stream_without_a_close() {
     let mut rig = Rig::new();
     rig.endpoint(&text(Writer::Server, "never")[..4]);
