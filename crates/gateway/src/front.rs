@@ -4,12 +4,13 @@
 //! and nothing of this task remains beside the relay. Everything else goes to hyper, with the bytes put back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use session::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use ws::{RequestHead, ResponseHead};
 
 use crate::admission::{Admitted, Permit, Refusal};
@@ -27,6 +28,8 @@ use crate::worker::{Accepted, LoadGuard, Worker};
 
 /// Bytes that a client may send behind its upgrade request before it is answered.
 const EARLY_BYTES_MAX: usize = 4096;
+/// How often a connection that has sent no whole head looks whether the gateway is on its way out.
+const DRAIN_LOOK: Duration = Duration::from_millis(250);
 
 /// A downstream connection before it is anything in particular.
 pub struct Guest {
@@ -76,7 +79,16 @@ fn tls_failed(peer: &Peer, error: &str) {
 async fn first_request(guest: Guest, runtime: Arc<Runtime>, mut io: Io) {
     let limits = &runtime.config.limits;
     let mut read = Vec::with_capacity(1024);
-    let complete = timeout(limits.head_timeout, read_head(&mut io, &mut read, limits.head_bytes_max)).await;
+    let deadline = Instant::now() + limits.head_timeout;
+    let complete = loop {
+        let slice = deadline.min(Instant::now() + DRAIN_LOOK);
+        let complete = timeout_at(slice, read_head(&mut io, &mut read, limits.head_bytes_max)).await;
+        // A silent connection must not keep a draining gateway waiting.
+        let is_over = slice == deadline || read.is_empty() && guest.shared.is_draining();
+        if complete.is_ok() || is_over {
+            break complete;
+        }
+    };
     let reply = match complete {
         Ok(Ok(Head::Complete)) => return dispatch(guest, runtime, io, read).await,
         Ok(Ok(Head::Gone)) => return,

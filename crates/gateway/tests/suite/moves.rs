@@ -346,6 +346,7 @@ fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
         upstream.head();
         (client, upstream)
     };
+    let mut silent = fixture.connect();
     let (mut idle, mut upstream) = ask();
     let (mut busy, mut busy_upstream) = ask();
     upstream.send(response("200 OK", "", ""));
@@ -353,6 +354,7 @@ fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
     let began = Instant::now();
     fixture.begin_shutdown();
     idle.expect_fin();
+    silent.expect_fin();
     busy_upstream.send(response("200 OK", "", "finished"));
     let (head, body) = busy.message();
     assert_eq!((status(&head), body.as_str()), (200, "finished"));
