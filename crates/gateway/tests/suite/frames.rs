@@ -271,7 +271,7 @@ fn a_client_that_vanishes_in_any_state_ends_its_endpoint_connection() {
 #[test]
 fn a_half_closed_client_still_gets_what_the_endpoint_has_to_say() {
     let endpoint = Endpoint::bind();
-    let fixture = Setup::new().start(&[&endpoint]);
+    let fixture = Setup::new().limits("half_close_timeout: 20s").start(&[&endpoint]);
     let (mut client, mut upstream) = fixture.open(&endpoint);
     client.finish();
     assert_eq!(upstream.end(), End::Fin);

@@ -135,7 +135,7 @@ fn a_full_route_leaves_the_others_alone() {
 #[test]
 fn an_idle_session_is_closed_and_a_busy_one_is_not() {
     let endpoint = Endpoint::bind();
-    let fixture = Setup::new().limits("idle_timeout: 1500ms").start(&[&endpoint]);
+    let fixture = Setup::new().limits("idle_timeout: 3s").start(&[&endpoint]);
     let (mut idle, mut idle_upstream) = fixture.open(&endpoint);
     let (mut busy, mut busy_upstream) = fixture.open(&endpoint);
     wait_until("the idle one is closed", || {

@@ -12,8 +12,8 @@ use crate::support::{Endpoint, Wire, accept_any, eventually, wait_until};
 
 /// Small and fast.
 const REBALANCE: &str = "rebalance:\n  settle: 0s\n  interval: 100ms\n  min_age: 0s\n  min_surplus: 1\n  \
-    moves_per_second_max: 1000\n  drain_deadline: 2s";
-const CLOSE_FAST: &str = "move:\n  close:\n    quiet: 10ms\n    wait: 300ms\n    reply_timeout: 500ms";
+    moves_per_second_max: 1000";
+const CLOSE_FAST: &str = "move:\n  close:\n    quiet: 10ms\n    wait: 300ms\n    reply_timeout: 20s";
 
 /// A session's two ends.
 struct Pair {
@@ -75,10 +75,17 @@ fn a_new_endpoint_takes_just_the_surplus_and_nobody_moves_twice() {
     assert_eq!(moves.outcomes.returned_to_target, 4, "{moves:?}");
 }
 
-/// Two endpoints; the first has all sessions.
+/// Two endpoints; the first has all sessions. Drains have the default deadline: only a machine that stands still
+/// could reach it.
 fn start_with_two(setup: Setup) -> (Fixture, Endpoint, Endpoint) {
+    start_with_deadline(setup, "30s")
+}
+
+/// Two endpoints; the first has all sessions.
+fn start_with_deadline(setup: Setup, drain_deadline: &str) -> (Fixture, Endpoint, Endpoint) {
     let (first, second) = (Endpoint::bind(), Endpoint::bind());
-    let fixture = setup.pool(REBALANCE).start(&[&first]);
+    let rebalance = format!("{REBALANCE}\n  drain_deadline: {drain_deadline}");
+    let fixture = setup.pool(&rebalance).start(&[&first]);
     (fixture, first, second)
 }
 
@@ -89,7 +96,7 @@ fn drain(fixture: &Fixture, first: &Endpoint, second: &Endpoint) {
 
 #[test]
 fn a_draining_endpoint_is_empty_before_its_deadline() {
-    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+    let (fixture, first, second) = start_with_deadline(Setup::new().pool(CLOSE_FAST), "4s");
     let pairs: Vec<Pair> = (0..6).map(|_| open_any(&fixture, &[&first])).collect();
     let began = Instant::now();
     drain(&fixture, &first, &second);
@@ -97,13 +104,14 @@ fn a_draining_endpoint_is_empty_before_its_deadline() {
     assert_eq!(next.at, 1, "a draining endpoint takes no new session");
     std::thread::scope(|scope| pairs.into_iter().for_each(|pair| drop(scope.spawn(|| pair.follow_close()))));
     wait_until("it is empty", || fixture.sessions(&[first.address()]) == [0]);
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(!next.client.has_something());
 }
 
 #[test]
-fn what_can_not_be_closed_politely_is_cut_at_the_deadline() {
-    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+fn what_can_not_be_closed_politely_ends_soon_after_the_deadline() {
+    let close = CLOSE_FAST.replace("20s", "500ms");
+    let (fixture, first, second) = start_with_deadline(Setup::new().pool(&close), "2s");
     let mut mute = open_any(&fixture, &[&first]);
     let mut opaque = open_any(&fixture, &[&first]);
     opaque.client.send([0xFF; 8]);
@@ -121,7 +129,7 @@ fn what_can_not_be_closed_politely_is_cut_at_the_deadline() {
     stuck.client.expect_fin();
     opaque.client.expect_fin();
     wait_until("it is empty", || fixture.sessions(&[first.address()]) == [0]);
-    assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     opaque.upstream.expect_fin();
 }
 
@@ -204,52 +212,56 @@ fn closes_that_cross_end_in_one_close_for_each() {
 }
 
 const NOTICE: &str =
-    "\n  notice:\n    text: '{\"go\":\"{{reason}}\",\"ms\":{{grace_ms}}}'\n    grace: 300ms\n    jitter: 0.0";
+    "\n  notice:\n    text: '{\"go\":\"{{reason}}\",\"ms\":{{grace_ms}}}'\n    grace: 2s\n    jitter: 0.0";
 
 #[test]
-fn a_notice_tells_why_and_how_long_and_a_client_that_leaves_is_not_closed() {
-    let setup = Setup::new().pool(&format!("{CLOSE_FAST}{NOTICE}"));
-    let (fixture, first, second) = start_with_two(setup);
+fn a_client_that_leaves_after_its_notice_is_not_closed() {
+    let (fixture, first, second) = start_with_two(Setup::new().pool(&format!("{CLOSE_FAST}{NOTICE}")));
     let Pair { mut client, mut upstream, .. } = open_any(&fixture, &[&first]);
-    let stays = open_any(&fixture, &[&first]);
     drain(&fixture, &first, &second);
-    let notice = bare(TEXT, r#"{"go":"draining","ms":300}"#);
-    client.expect(&notice);
+    client.expect(bare(TEXT, r#"{"go":"draining","ms":2000}"#));
     let leave = masked(CLOSE, closing(1000, "going"));
     client.send(&leave);
+    // Nothing of the notice reaches the endpoint.
     upstream.expect(&leave);
     upstream.send(bare(CLOSE, closing(1000, "going")));
     assert_eq!(client.frame().close(), (1000, "going"));
     client.expect_fin();
     drop(upstream);
-    // Who stays is closed when the grace is over; nothing of the notice reaches the endpoint.
-    let mut stays = stays;
-    stays.client.expect(&notice);
-    let told = Instant::now();
-    wait_until("the Close comes", || stays.client.has_something());
-    assert!(told.elapsed() >= Duration::from_millis(250), "{:?}", told.elapsed());
-    stays.follow_close();
-    wait_until("both count as moved", || fixture.pool().moves.moved == 2);
+    wait_until("it counts as moved", || fixture.pool().moves.moved == 1);
+}
+
+#[test]
+fn a_client_that_stays_after_its_notice_is_closed_when_the_grace_is_over() {
+    let notice = NOTICE.replace("2s", "300ms");
+    let (fixture, first, second) = start_with_two(Setup::new().pool(&format!("{CLOSE_FAST}{notice}")));
+    let mut pair = open_any(&fixture, &[&first]);
+    let began = Instant::now();
+    drain(&fixture, &first, &second);
+    pair.client.expect(bare(TEXT, r#"{"go":"draining","ms":300}"#));
+    wait_until("the Close comes", || pair.client.has_something());
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    pair.follow_close();
+    wait_until("it counts as moved", || fixture.pool().moves.moved == 1);
 }
 
 #[test]
 fn a_binary_notice_goes_to_named_subprotocols_only() {
     let notice = "\n  notice:\n    binary: AAEC/w==\n    grace: 200ms\n    when_subprotocol: [v2.chat]";
-    let setup = Setup::new().pool(&format!("{CLOSE_FAST}{notice}"));
-    let (fixture, first, second) = start_with_two(setup);
-    let mut pairs = Vec::new();
-    for protocol in ["v2.chat", "v1.chat"] {
+    for (protocol, is_told) in [("v2.chat", true), ("v1.chat", false)] {
+        let (fixture, first, second) = start_with_two(Setup::new().pool(&format!("{CLOSE_FAST}{notice}")));
         let mut client = fixture.connect();
         client.send(upgrade_with(&format!("Sec-WebSocket-Protocol: {protocol}\r\n")));
         let mut upstream = first.accept();
         assert!(upstream.head().contains(protocol));
         upstream.send(switching_with(&format!("Sec-WebSocket-Protocol: {protocol}\r\n")));
         assert!(client.head().contains(protocol));
-        pairs.push(Pair { client, upstream, at: 0 });
+        drain(&fixture, &first, &second);
+        if is_told {
+            client.expect(bare(BINARY, [0, 1, 2, 255]));
+        }
+        Pair { client, upstream, at: 0 }.follow_close();
     }
-    drain(&fixture, &first, &second);
-    pairs[0].client.expect(bare(BINARY, [0, 1, 2, 255]));
-    std::thread::scope(|scope| pairs.into_iter().for_each(|pair| drop(scope.spawn(|| pair.follow_close()))));
 }
 
 #[test]
@@ -287,7 +299,7 @@ fn sessions_of_an_endpoint_that_is_only_unready_stay() {
 #[test]
 fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
     let endpoint = Endpoint::bind();
-    let setup = Setup::new().pool(CLOSE_FAST).rest("shutdown:\n  drain_time: 1s\n");
+    let setup = Setup::new().pool(CLOSE_FAST).rest("shutdown:\n  drain_time: 2s\n");
     let mut fixture = setup.start(&[&endpoint]);
     let pairs: Vec<Pair> = (0..10).map(|_| open_any(&fixture, &[&endpoint])).collect();
     // It was accepted before, and asks only now.
@@ -309,7 +321,7 @@ fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
     });
     let (first, last) = (ends.iter().min().expect("ten"), ends.iter().max().expect("ten"));
     let spread = last.duration_since(*first);
-    assert!(spread > Duration::from_millis(400) && spread < Duration::from_secs(3), "{spread:?}");
+    assert!(spread > Duration::from_millis(600) && spread < Duration::from_secs(9), "{spread:?}");
     fixture.join();
 }
 
@@ -338,7 +350,8 @@ fn a_removed_endpoint_is_emptied_like_a_draining_one() {
 #[test]
 fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
     let endpoint = Endpoint::bind();
-    let mut fixture = Setup::new().rest("shutdown:\n  drain_time: 10s\n").start(&[&endpoint]);
+    let setup = Setup::new().limits("head_timeout: 60s").rest("shutdown:\n  drain_time: 60s\n");
+    let mut fixture = setup.start(&[&endpoint]);
     let ask = || {
         let mut client = fixture.connect();
         client.send(GET);
@@ -360,24 +373,26 @@ fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
     assert_eq!((status(&head), body.as_str()), (200, "finished"));
     busy.expect_fin();
     fixture.join();
-    assert!(began.elapsed() < Duration::from_secs(5), "nothing was left to wait for");
+    assert!(began.elapsed() < Duration::from_secs(30), "nothing was left to wait for");
 }
 
 #[test]
 fn a_peer_that_resets_amid_a_close_leaves_no_count_and_the_other_is_told() {
-    let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
-    let mut pairs: Vec<Pair> = (0..2).map(|_| open_any(&fixture, &[&first])).collect();
-    drain(&fixture, &first, &second);
-    for pair in &mut pairs {
-        assert_eq!(pair.client.frame().close(), (1012, "rebalance"));
+    for by_client in [true, false] {
+        let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
+        let Pair { mut client, mut upstream, .. } = open_any(&fixture, &[&first]);
+        drain(&fixture, &first, &second);
+        assert_eq!(client.frame().close(), (1012, "rebalance"));
+        if by_client {
+            reset(client);
+            upstream.rest();
+        } else {
+            reset(upstream);
+            client.send(masked(CLOSE, closing(1012, "")));
+            client.expect_fin();
+        }
+        wait_until("it is gone", || fixture.sessions(&[first.address()]) == [0]);
     }
-    let (mut left, mut right) = (pairs.remove(0), pairs.remove(0));
-    reset(left.client);
-    left.upstream.rest();
-    reset(right.upstream);
-    right.client.send(masked(CLOSE, closing(1012, "")));
-    right.client.expect_fin();
-    wait_until("both are gone", || fixture.sessions(&[first.address()]) == [0]);
 }
 
 #[test]
