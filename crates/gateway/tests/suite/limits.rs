@@ -151,7 +151,7 @@ fn an_idle_session_is_closed_and_a_busy_one_is_not() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_off_and_its_endpoint_is_told() {
+fn a_client_that_takes_nothing_is_cut_off() {
     let endpoint = Endpoint::bind();
     let fixture = Setup::new().limits("write_stall_timeout: 100ms").start(&[&endpoint]);
     let (client, mut upstream) = fixture.open(&endpoint);
