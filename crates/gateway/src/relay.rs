@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use model::Time;
 use session::{Leg, PinReason, Session, Settings};
@@ -19,6 +20,8 @@ use crate::io::Io;
 use crate::slot::{Command, CutReason, Slot, Standing};
 use crate::stay::Stay;
 
+/// The slot and the counters learn of traffic at most this often.
+const TOUCH: Duration = Duration::from_millis(250);
 /// Chunks of one direction before other sessions of the thread get their turn.
 const CHUNKS_PER_TURN: u32 = 4;
 
@@ -29,7 +32,16 @@ pub struct Relay {
     session: Session,
     settings: Arc<Settings>,
     stay: Stay,
+    shown: Shown,
     attached: bool,
+}
+
+/// What the slot was told last, so that a session that just carries messages does not touch its memory for each.
+#[derive(Default)]
+struct Shown {
+    touched: Time,
+    waiting: bool,
+    deadline: Option<Time>,
 }
 
 /// A leg's stream and what waits to be written to it.
@@ -68,8 +80,15 @@ impl Relay {
         from_client: &[u8],
         from_endpoint: &[u8],
     ) -> Self {
-        let mut relay =
-            Self { down: Side::new(down), up: Side::new(up), session, settings, stay, attached: false };
+        let mut relay = Self {
+            down: Side::new(down),
+            up: Side::new(up),
+            session,
+            settings,
+            stay,
+            shown: Shown::default(),
+            attached: false,
+        };
         let now = relay.stay.worker.clock.now();
         relay.digest(None, now, Leg::Upstream, from_endpoint);
         relay.digest(None, now, Leg::Downstream, from_client);
@@ -103,11 +122,21 @@ impl Relay {
                 self.deadline_is_due(now);
             }
         }
-        if self.session.is_finished() {
+        if self.is_done() {
             return Poll::Ready(());
         }
         self.publish(now);
         Poll::Pending
+    }
+
+    /// Nothing more is to come, and everything is written, ends of streams included; or the time for that is over.
+    fn is_done(&self) -> bool {
+        let is_told = |leg| {
+            let side = self.side(leg);
+            side.finished || (side.backlog.out().is_empty() && !self.session.wants_fin(leg))
+        };
+        self.session.is_finished()
+            && (self.session.poll_timeout().is_none() || is_told(Leg::Downstream) && is_told(Leg::Upstream))
     }
 
     /// The session's deadline has come. A quiet moment is none when bytes wait in a socket that the reactor has not
@@ -150,8 +179,11 @@ impl Relay {
                 Poll::Pending => return step,
                 Poll::Ready(Ok(())) if n == 0 => self.end_of_stream(cx, now, from),
                 Poll::Ready(Ok(())) => {
-                    self.slot().touch(now);
                     self.stay.count_bytes(from.other(), n);
+                    if now.since(self.shown.touched) >= TOUCH {
+                        self.shown.touched = now;
+                        self.stay.touch(now);
+                    }
                     self.digest(Some(cx), now, from, &buffer[HEADROOM - held..HEADROOM + n]);
                 }
                 // A reset: what was read before it has been forwarded; the leg is gone in both directions.
@@ -232,6 +264,8 @@ impl Relay {
                 Ok(n) if n > 0 => {
                     side.backlog.advance(n);
                     side.unflushed = side.io.buffers_output();
+                    // It waits anew, from now on.
+                    self.shown.waiting = false;
                     self.slot().set_stalled(None);
                 }
                 Ok(_) | Err(_) => self.broken(now, leg),
@@ -306,16 +340,19 @@ impl Relay {
     /// Tells the rest of the gateway where this session stands.
     fn publish(&mut self, now: Time) {
         let waiting = !self.down.backlog.out().is_empty() || !self.up.backlog.out().is_empty();
-        let slot = self.slot();
-        if waiting != slot.stalled_since().is_some() {
-            slot.set_stalled(waiting.then_some(now));
+        if waiting != self.shown.waiting {
+            self.shown.waiting = waiting;
+            self.slot().set_stalled(waiting.then_some(now));
         }
-        if self.session.is_opaque() && matches!(slot.standing(), Standing::Open | Standing::Moving) {
+        if self.session.is_opaque() && matches!(self.slot().standing(), Standing::Open | Standing::Moving) {
             self.stay.became_opaque(now);
         }
         let deadline = self.session.poll_timeout().map(|(at, _)| at);
-        if self.slot().set_deadline(deadline) {
-            self.stay.watch_deadline();
+        if deadline.is_some() || deadline != self.shown.deadline {
+            self.shown.deadline = deadline;
+            if self.slot().set_deadline(deadline) {
+                self.stay.watch_deadline();
+            }
         }
     }
 

@@ -21,6 +21,9 @@ pub struct Stay {
     /// The thread it lives on.
     pub worker: Arc<Worker>,
     key: usize,
+    /// Read for each leg, and how much of it the worker's counters know.
+    bytes: [u64; 2],
+    told_bytes: [u64; 2],
     detail: Box<Detail>,
 }
 
@@ -29,7 +32,6 @@ struct Detail {
     _permit: Permit,
     _load: Arc<LoadGuard>,
     request_id: String,
-    bytes: [u64; 2],
     lost_bytes: [u64; 2],
     cut: Option<CutReason>,
     /// The planner knows that the client is on its way back.
@@ -51,18 +53,27 @@ impl Stay {
             _permit: permit,
             _load: load,
             request_id,
-            bytes: [0; 2],
             lost_bytes: [0; 2],
             cut: None,
             is_leaving: false,
         });
-        Self { slot, worker, key, detail }
+        Self { slot, worker, key, bytes: [0; 2], told_bytes: [0; 2], detail }
     }
 
     /// `n` bytes were read for `leg`.
     pub fn count_bytes(&mut self, leg: Leg, n: usize) {
-        self.detail.bytes[index(leg)] += n as u64;
-        self.worker.traffic.bytes[index(leg)].fetch_add(n as u64, Relaxed);
+        self.bytes[index(leg)] += n as u64;
+    }
+
+    /// Tells of what has happened since the last time.
+    pub fn touch(&mut self, now: Time) {
+        self.slot.touch(now);
+        for ((counter, all), told) in
+            self.worker.traffic.bytes.iter().zip(self.bytes).zip(&mut self.told_bytes)
+        {
+            counter.fetch_add(all - *told, Relaxed);
+            *told = all;
+        }
     }
 
     /// `n` bytes that were meant for `leg` are lost.
@@ -113,6 +124,7 @@ impl Stay {
 
     /// The relay is gone.
     pub fn ended(&mut self, now: Time, session: &Session) {
+        self.touch(now);
         self.slot.detach();
         self.worker.remove(self.key);
         let slot = &self.slot;
@@ -166,8 +178,8 @@ impl Stay {
             client = %slot.client,
             request_id = %self.detail.request_id,
             duration_ms = now.since(slot.opened).as_millis() as u64,
-            bytes_to_endpoint = self.detail.bytes[1],
-            bytes_to_client = self.detail.bytes[0],
+            bytes_to_endpoint = self.bytes[1],
+            bytes_to_client = self.bytes[0],
             messages_to_endpoint = session.messages_to(Leg::Upstream),
             messages_to_client = session.messages_to(Leg::Downstream),
             undeliverable_to_endpoint = undeliverable[1],
