@@ -244,7 +244,15 @@ pub fn begin(
     let (endpoint, opened) = switched.ticket.opened(client_key(client));
     let may_notify = policy.may_notify(switched.protocol.as_deref());
     let now = guest.shared.clock.now();
-    let slot = Slot::new(route.pool.clone(), endpoint, client, now, opened.cooling_until, may_notify);
+    let slot = Slot::new(
+        route.pool.clone(),
+        endpoint,
+        client,
+        now,
+        opened.cooling_until,
+        may_notify,
+        guest.worker.unread.clone(),
+    );
     let stay = Stay::begin(guest.worker.clone(), Arc::new(slot), permit, guest.load.clone(), request_id);
     let relay = Relay::new(
         down,

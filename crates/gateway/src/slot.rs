@@ -1,9 +1,10 @@
 //! What the rest of the gateway may see and ask of a running session, without touching its task.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use balance::ClientKey;
 use model::{EndpointId, Time};
@@ -19,6 +20,8 @@ pub enum Command {
     /// The same, without waiting for a quiet moment any longer: a shed that waits goes on at the next boundary, and a
     /// session without one begins with this.
     Hasten(Arc<ShedSpec>),
+    /// End now if no byte came for this long: the slot learns of traffic late.
+    CutIdle(Duration),
     /// End now.
     Cut(CutReason),
 }
@@ -81,7 +84,8 @@ pub struct Slot {
     stalled_since: AtomicU64,
     standing: AtomicU8,
     is_timed: AtomicBool,
-    has_command: AtomicBool,
+    /// The worker's count of unread commands.
+    unread: Arc<AtomicUsize>,
     inbox: Mutex<Inbox>,
 }
 
@@ -100,6 +104,7 @@ impl Slot {
         now: Time,
         cooling_until: Time,
         may_notify: bool,
+        unread: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             pool,
@@ -113,17 +118,23 @@ impl Slot {
             stalled_since: AtomicU64::new(NEVER),
             standing: AtomicU8::new(Standing::Open as u8),
             is_timed: AtomicBool::new(false),
-            has_command: AtomicBool::new(false),
+            unread,
             inbox: Mutex::default(),
         }
     }
 
-    /// Leaves a command for the session's task and wakes it. A later command replaces an unread one.
+    /// Leaves a command for the session's task and wakes it. A later command replaces an unread one, but for
+    /// [`Command::CutIdle`], which gives way.
     pub fn command(&self, command: Command) {
         let waker = {
             let mut inbox = self.inbox();
-            inbox.command = Some(command);
-            self.has_command.store(true, Relaxed);
+            if matches!(command, Command::CutIdle(_)) && inbox.command.is_some() {
+                // Whatever it was told already is no weaker.
+                return;
+            }
+            if inbox.command.replace(command).is_none() {
+                self.unread.fetch_add(1, Relaxed);
+            }
             inbox.waker.clone()
         };
         if let Some(waker) = waker {
@@ -146,17 +157,19 @@ impl Slot {
 
     /// The task has ended; it can not be woken any more.
     pub fn detach(&self) {
-        *self.inbox() = Inbox::default();
+        self.take_command();
+        self.inbox().waker = None;
     }
 
-    /// The command left for the task, if any.
+    /// The command left for the task, if any. Not worth a look while the worker has no [`Worker::unread`] ones.
+    ///
+    /// [`Worker::unread`]: crate::worker::Worker::unread
     pub fn take_command(&self) -> Option<Command> {
-        if !self.has_command.load(Relaxed) {
-            return None;
+        let command = self.inbox().command.take();
+        if command.is_some() {
+            self.unread.fetch_sub(1, Relaxed);
         }
-        let mut inbox = self.inbox();
-        self.has_command.store(false, Relaxed);
-        inbox.command.take()
+        command
     }
 
     /// Bytes came or went.

@@ -21,9 +21,8 @@ pub struct Stay {
     /// The thread it lives on.
     pub worker: Arc<Worker>,
     key: usize,
-    /// Read for each leg, and how much of it the worker's counters know.
+    /// Read for each leg.
     bytes: [u64; 2],
-    told_bytes: [u64; 2],
     detail: Box<Detail>,
 }
 
@@ -32,6 +31,8 @@ struct Detail {
     _permit: Permit,
     _load: Arc<LoadGuard>,
     request_id: String,
+    /// How much of what was read the worker's counters know.
+    told_bytes: [u64; 2],
     lost_bytes: [u64; 2],
     cut: Option<CutReason>,
     /// The planner knows that the client is on its way back.
@@ -53,11 +54,12 @@ impl Stay {
             _permit: permit,
             _load: load,
             request_id,
+            told_bytes: [0; 2],
             lost_bytes: [0; 2],
             cut: None,
             is_leaving: false,
         });
-        Self { slot, worker, key, bytes: [0; 2], told_bytes: [0; 2], detail }
+        Self { slot, worker, key, bytes: [0; 2], detail }
     }
 
     /// `n` bytes were read for `leg`.
@@ -69,7 +71,7 @@ impl Stay {
     pub fn touch(&mut self, now: Time) {
         self.slot.touch(now);
         for ((counter, all), told) in
-            self.worker.traffic.bytes.iter().zip(self.bytes).zip(&mut self.told_bytes)
+            self.worker.traffic.bytes.iter().zip(self.bytes).zip(&mut self.detail.told_bytes)
         {
             counter.fetch_add(all - *told, Relaxed);
             *told = all;

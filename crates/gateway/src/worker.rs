@@ -20,8 +20,12 @@ use crate::slot::{Command, CutReason, Slot};
 
 /// How often sessions with a deadline are looked at.
 const TICK: Duration = Duration::from_millis(20);
-/// How often all sessions are looked at.
-const SWEEP: Duration = Duration::from_secs(1);
+/// All sessions are looked at this many times within the shortest of their limits,
+const SWEEPS_PER_LIMIT: u32 = 8;
+/// but not more often than this,
+const SWEEP_MIN: Duration = Duration::from_millis(100);
+/// nor less often: walking all sessions takes their memory through the cache.
+const SWEEP_MAX: Duration = Duration::from_secs(5);
 /// Accepted sockets that a worker has not picked up yet.
 pub const QUEUE_MAX: usize = 4096;
 
@@ -63,6 +67,8 @@ pub struct Worker {
     pub clock: Clock,
     /// What it carried.
     pub traffic: Traffic,
+    /// Commands that sessions of this thread have not read: while there are none, a session need not look.
+    pub unread: Arc<AtomicUsize>,
     /// Kept connections to endpoints, for plain HTTP.
     pub connections: Connections,
     slots: Mutex<Slab<Arc<Slot>>>,
@@ -78,6 +84,7 @@ impl Worker {
         Arc::new(Self {
             clock,
             traffic: Traffic::default(),
+            unread: Arc::default(),
             connections: Connections::default(),
             slots: Mutex::default(),
             timed: Mutex::default(),
@@ -183,22 +190,23 @@ impl Worker {
     /// Ends sessions that a peer has stalled, or that are idle beyond the limit.
     async fn sweep(self: Arc<Self>, shared: Arc<Shared>) {
         loop {
-            tokio::time::sleep(SWEEP).await;
             let (stall, idle) = {
                 let runtime = shared.runtime.load();
                 (runtime.config.limits.write_stall_timeout, runtime.config.limits.idle_timeout)
             };
+            let shortest = idle.map_or(stall, |idle| idle.min(stall));
+            tokio::time::sleep((shortest / SWEEPS_PER_LIMIT).clamp(SWEEP_MIN, SWEEP_MAX)).await;
             let now = self.clock.now();
             let mut cut = Vec::new();
             self.for_each(|slot| {
                 if slot.stalled_since().is_some_and(|since| now.since(since) >= stall) {
-                    cut.push((slot.clone(), CutReason::WriteStall));
-                } else if idle.is_some_and(|idle| now.since(slot.active_at()) >= idle) {
-                    cut.push((slot.clone(), CutReason::Idle));
+                    cut.push((slot.clone(), Command::Cut(CutReason::WriteStall)));
+                } else if let Some(idle) = idle.filter(|idle| now.since(slot.active_at()) >= *idle) {
+                    cut.push((slot.clone(), Command::CutIdle(idle)));
                 }
             });
-            for (slot, reason) in cut {
-                slot.command(Command::Cut(reason));
+            for (slot, command) in cut {
+                slot.command(command);
             }
             self.connections.sweep(now, shared.runtime.load().config.limits.http_keep_alive_timeout);
         }
