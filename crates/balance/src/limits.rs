@@ -46,7 +46,7 @@ pub struct Limits {
     pub moves_per_second_max: Option<f64>,
     /// Moves that have begun and not ended.
     pub concurrent_moves_max: u32,
-    /// A draining or removed endpoint is empty after this time.
+    /// After this time a draining or removed endpoint has no session that was not told to go.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
     /// A client that was closed counts as on its way back for this long.

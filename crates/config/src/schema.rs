@@ -181,7 +181,8 @@ pub struct Close {
     /// Both directions must be at a message boundary and silent for this long.
     #[serde(with = "units::duration")]
     pub quiet: Duration,
-    /// Longest wait for such a moment; then the close is sent at the next frame boundary.
+    /// Longest wait for such a moment; then the close is sent at the next end of a message, looked for as long again,
+    /// then at the next frame boundary.
     #[serde(with = "units::duration")]
     pub wait: Duration,
     /// Longest wait for the peer's own Close frame.
