@@ -1,4 +1,5 @@
-//! The scanner on arbitrary bytes: any split gives what the whole gives, and both agree with a plain parser.
+//! The scanner on arbitrary bytes: any split gives what the whole gives, frame by frame as well, and all agree with a
+//! plain parser.
 //!
 //! Input: one byte for the sender and the negotiated bits, eight for the lengths of the chunks in which the
 //! stream arrives, and the stream.
@@ -32,8 +33,9 @@ fuzz_target!(|input: &[u8]| {
         1 => Rsv::Deflate,
         _ => Rsv::Any,
     };
-    let whole = trace(stream, sender, rsv, &[u8::MAX]);
-    assert_eq!(trace(stream, sender, rsv, chunks), whole);
+    let whole = trace(stream, Scanner::new(sender, rsv), &[u8::MAX], Scanner::run);
+    assert_eq!(trace(stream, Scanner::new(sender, rsv), chunks, Scanner::run), whole);
+    assert_eq!(trace(stream, Scanner::new(sender, rsv), chunks, Scanner::run_frame), whole);
 
     let plain = reference::parse(stream, sender, rsv);
     let (consumed, bad_at) = match plain.end {
@@ -47,15 +49,16 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(whole.message_boundary, plain.payload_remaining() == 0 && !plain.open);
 });
 
+type Run = fn(&mut Scanner, &[u8]) -> ws::Run;
+
 /// Feeds the stream in chunks of these lengths, in turn; 255 stands for all the rest.
-fn trace(stream: &[u8], sender: Role, rsv: Rsv, chunks: &[u8]) -> Trace {
-    let mut scanner = Scanner::new(sender, rsv);
+fn trace(stream: &[u8], mut scanner: Scanner, chunks: &[u8], run: Run) -> Trace {
     let mut trace = Trace::default();
     let mut read = 0;
     for chunk in chunks.iter().cycle() {
         let chunk = if *chunk == u8::MAX { stream.len() } else { usize::from(*chunk).max(1) };
         read = (read + chunk).min(stream.len());
-        take(&mut scanner, &stream[..read], &mut trace);
+        take(&mut scanner, &stream[..read], &mut trace, run);
         if read == stream.len() || trace.error.is_some() {
             break;
         }
@@ -66,12 +69,13 @@ fn trace(stream: &[u8], sender: Role, rsv: Rsv, chunks: &[u8]) -> Trace {
     trace
 }
 
-fn take(scanner: &mut Scanner, bytes: &[u8], trace: &mut Trace) {
+fn take(scanner: &mut Scanner, bytes: &[u8], trace: &mut Trace, run: Run) {
     loop {
-        let run = scanner.run(&bytes[trace.consumed..]);
+        let run = run(scanner, &bytes[trace.consumed..]);
         trace.consumed += run.len;
         trace.messages += run.messages as usize;
         match run.stop {
+            Stop::FrameEnd => assert!(run.len > 0 && scanner.at_frame_boundary()),
             Stop::End => return assert_eq!(trace.consumed, bytes.len()),
             Stop::NotYet => return assert!(trace.consumed < bytes.len()),
             Stop::Malformed(error) => return trace.error = Some((trace.consumed, error)),
