@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use crate::setup::apt;
-use crate::steps::call;
+use crate::steps::{Counts, call};
 use crate::test::cargo;
 
 const TARGETS: [&str; 3] = ["scanner", "request_head", "configuration"];
@@ -28,10 +28,7 @@ pub fn run(root: &Path, minutes: u32, only: Option<&str>) -> anyhow::Result<()> 
     if targets.is_empty() {
         bail!("no fuzz target {:?}; expected one of {TARGETS:?}", only.unwrap_or_default());
     }
-    // libFuzzer is C++.
-    if !is_there(Command::new("c++").arg("--version")) {
-        apt(&["g++"])?;
-    }
+    have_compiler()?;
     if !is_there(cargo(root).args(["fuzz", "--version"])) {
         call(cargo(root).args(["install", "cargo-fuzz", "--locked"]))?;
     }
@@ -46,6 +43,23 @@ pub fn run(root: &Path, minutes: u32, only: Option<&str>) -> anyhow::Result<()> 
     println!("\n{}", lines.join("\n"));
     if findings > 0 {
         bail!("{findings} targets with findings; the inputs are in fuzz/artifacts");
+    }
+    Ok(())
+}
+
+/// Checks that the targets still fit the crates that they test; runs none.
+///
+/// # Errors
+/// When one does not compile.
+pub fn check(root: &Path) -> anyhow::Result<Counts> {
+    have_compiler()?;
+    call(cargo(root).args(["check", "--manifest-path", "fuzz/Cargo.toml", "--bins", "--locked"]))
+}
+
+/// libFuzzer is C++.
+fn have_compiler() -> anyhow::Result<()> {
+    if !is_there(Command::new("c++").arg("--version")) {
+        apt(&["g++"])?;
     }
     Ok(())
 }

@@ -34,6 +34,7 @@ pub fn run(root: &Path, long: bool) -> anyhow::Result<bool> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     });
+    steps.run("fuzz targets", || fuzz::check(root));
     steps.run("test", || {
         let mut tests = cargo(root);
         tests.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]);
