@@ -90,7 +90,10 @@ impl Gateway {
             let address = listener.address;
             let certificate = listener.tls.clone().map(Certificate::load).transpose();
             certificates.push(certificate.map_err(|error| StartError::Tls { address, error })?.map(Arc::new));
-            sockets.push(listen::bind(listener).map_err(|error| StartError::Bind { address, error })?);
+            sockets.push(
+                listen::bind(listener, config.limits.write_stall_timeout)
+                    .map_err(|error| StartError::Bind { address, error })?,
+            );
         }
         let addresses = sockets.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
         let count = match config.workers {

@@ -30,17 +30,22 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// A worker and the way to it.
 pub type Handle = (Arc<Worker>, mpsc::Sender<Accepted>);
 
-/// Binds a listener. Keepalive is set here once: accepted sockets inherit it.
+/// The kernel gives up on a peer that takes nothing after this many times `write_stall_timeout`. Sessions are ended by
+/// their sweep before; this is for plain HTTP, and for what a sweep can not see.
+const STALL_TIMES: u32 = 2;
+
+/// Binds a listener. What is set here once, accepted sockets inherit.
 ///
 /// # Errors
 /// When the address can not be bound.
-pub fn bind(listener: &config::Listener) -> io::Result<TcpListener> {
+pub fn bind(listener: &config::Listener, stall: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(listener.address), Type::STREAM, Some(Protocol::TCP))?;
     if listener.address.is_ipv6() {
         socket.set_only_v6(listener.ipv6_only)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
+    socket.set_tcp_user_timeout(Some(stall * STALL_TIMES))?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(listener.address))?;
     socket.listen(BACKLOG)?;

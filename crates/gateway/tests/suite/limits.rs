@@ -177,3 +177,19 @@ fn an_endpoint_that_takes_nothing_is_cut_off_and_its_client_is_told() {
     flooding.join().expect("it ends");
     drop(upstream);
 }
+
+#[test]
+fn a_client_that_never_reads_a_download_does_not_hold_its_connection() {
+    let endpoint = Endpoint::bind();
+    let fixture = Setup::new().limits("write_stall_timeout: 200ms").start(&[&endpoint]);
+    let mut client = fixture.connect();
+    client.send("GET /huge HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut upstream = endpoint.accept();
+    upstream.head();
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+    let floods = (0..1000).take_while(|_| upstream.try_send(vec![7; 1_000_000]).is_ok()).count();
+    assert!(floods < 1000, "the gateway took everything");
+    // The kernel gives up on the client, and the count is given back.
+    wait_until("it is cut off", || fixture.status().connections == 0);
+    drop(client);
+}
