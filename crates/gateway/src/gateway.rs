@@ -82,6 +82,7 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]: an address, a certificate, or the system's limits.
     pub fn start(config: Arc<Config>, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
+        telemetry::describe();
         let descriptors = descriptors::raise();
         let connections_max = descriptors::connections_max(config.limits.connections_max, descriptors)?;
         let mut sockets = Vec::new();

@@ -5,11 +5,59 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use model::PoolName;
 use session::{Initiator, Leg};
 
 use crate::slot::CutReason;
+
+/// Help texts, as they stand above each metric: what docs/metrics.md says in a line.
+const COUNTERS: [(&str, &str); 15] = [
+    ("evenkeel_accepted_connections_total", "Sockets accepted"),
+    ("evenkeel_rejected_total", "Connections and requests answered by the gateway itself, by reason"),
+    ("evenkeel_bytes_total", "Bytes relayed in tunnels"),
+    ("evenkeel_messages_total", "Data messages of ended sessions"),
+    ("evenkeel_reloads_total", "Reloads of the configuration or a certificate"),
+    ("evenkeel_sessions_total", "WebSocket sessions ever opened"),
+    ("evenkeel_session_ends_total", "Ended sessions, by who began the end or what cut it"),
+    ("evenkeel_opaque_sessions_total", "Sessions pinned by a malformed frame"),
+    ("evenkeel_http_requests_total", "Plain requests answered by endpoints, by class of status"),
+    ("evenkeel_dial_failures_total", "Endpoints that could not be reached"),
+    ("evenkeel_upstream_failures_total", "Endpoints that were reached and gave no usable answer"),
+    ("evenkeel_undeliverable_messages_total", "Messages that a close kept from being delivered"),
+    ("evenkeel_undeliverable_bytes_total", "Bytes that a broken or stalled peer did not take"),
+    ("evenkeel_moves_began_total", "Sessions that were asked to move, by reason"),
+    ("evenkeel_moves_total", "What became of moves and of the moved clients"),
+];
+const GAUGES: [(&str, &str); 7] = [
+    ("evenkeel_connections", "Client connections now, tunnels and plain HTTP"),
+    ("evenkeel_connections_max", "Bound of the client connections"),
+    ("evenkeel_sessions", "Open WebSocket sessions"),
+    ("evenkeel_away_clients", "Clients that were closed and are expected back"),
+    ("evenkeel_imbalance_ratio", "Largest sessions / target of the ready endpoints; 1 is level"),
+    ("evenkeel_endpoints", "Endpoints by state"),
+    (
+        "evenkeel_source_ports_used_ratio",
+        "Share of the source ports towards the busiest endpoint that is taken",
+    ),
+];
+
+/// Tells the recorder what each metric means.
+pub fn describe() {
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(name, help);
+    }
+    describe_histogram!(
+        "evenkeel_handshake_seconds",
+        Unit::Seconds,
+        "From the complete request head to the endpoint's 101"
+    );
+}
 
 /// A socket was accepted.
 pub fn accepted() {
