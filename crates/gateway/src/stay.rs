@@ -83,9 +83,10 @@ impl Stay {
         self.detail.lost_bytes[index(leg)] += n as u64;
     }
 
-    /// The session could not be shed. One that is ending anyway says so when it ends.
+    /// The session could not be shed. One that is ending anyway says so when it ends, and one whose client was told to
+    /// go is gone whatever it sends.
     pub fn shed_refused(&mut self, now: Time, pin: PinReason) {
-        if pin == PinReason::Opaque && self.slot.standing() == Standing::Moving {
+        if pin == PinReason::Opaque && self.slot.standing() == Standing::Moving && !self.detail.is_leaving {
             let slot = &self.slot;
             slot.set_standing(Standing::Pinned);
             slot.pool.plan(|planner| {

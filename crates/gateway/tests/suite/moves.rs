@@ -285,6 +285,23 @@ fn a_session_that_turns_opaque_while_it_is_moved_stays_and_its_move_is_given_up(
 }
 
 #[test]
+fn a_client_that_answers_its_close_with_garbage_is_one_move_and_not_two() {
+    let (first, second) = (Endpoint::bind(), Endpoint::bind());
+    let fixture = Setup::new().pool(REBALANCE).pool(CLOSE_FAST).start(&[&first]);
+    let mut pairs = vec![open_any(&fixture, &[&first]), open_any(&fixture, &[&first])];
+    fixture.follow(vec![ready(first.address()), ready(second.address())]);
+    let moved = eventually("one is closed", || pairs.iter_mut().position(|pair| pair.client.has_something()));
+    let mut pair = pairs.remove(moved);
+    assert_eq!(pair.client.frame().close(), (1012, "rebalance"));
+    pair.client.send([0xFF; 8]);
+    pair.upstream.expect([0xFF; 8]);
+    drop(pair);
+    wait_for_sessions(&fixture, 1);
+    let moves = fixture.pool().moves;
+    assert_eq!((moves.began, moves.moved, moves.aborted), (1, 1, 0));
+}
+
+#[test]
 fn sessions_of_an_endpoint_that_is_only_unready_stay() {
     let (fixture, first, second) = start_with_two(Setup::new().pool(CLOSE_FAST));
     let mut pair = open_any(&fixture, &[&first]);
