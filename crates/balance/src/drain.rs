@@ -51,7 +51,7 @@ impl Planner {
         let somewhere = self.has_ready();
         for slot in &mut self.slots {
             let Some(since) = slot.drain_since else { continue };
-            let schedule = Schedule::new(now, since, &self.limits, somewhere);
+            let schedule = Schedule::new(now, since, &self.settings.limits, somewhere);
             let held = slot.held();
             if held == 0 || slot.drain_next.max(slot.hold_until).max(schedule.start) > now {
                 continue;
@@ -75,7 +75,7 @@ impl Planner {
     pub(crate) fn drain_timeout(&self) -> Option<Time> {
         let somewhere = self.has_ready();
         let due = |slot: &Slot| {
-            let start = Schedule::new(Time::ZERO, slot.drain_since?, &self.limits, somewhere).start;
+            let start = Schedule::new(Time::ZERO, slot.drain_since?, &self.settings.limits, somewhere).start;
             (slot.held() > 0).then(|| slot.drain_next.max(slot.hold_until).max(start))
         };
         self.slots.iter().filter_map(due).min()
@@ -83,7 +83,7 @@ impl Planner {
 
     /// How long to leave a draining endpoint alone that had nothing movable: shorter when time is short.
     pub(crate) fn drain_hold(&self, now: Time, since: Time) -> Duration {
-        let left = Schedule::new(now, since, &self.limits, true).end.since(now);
+        let left = Schedule::new(now, since, &self.settings.limits, true).end.since(now);
         if left.is_zero() { HOLD } else { (left / 4).clamp(STEP, HOLD) }
     }
 

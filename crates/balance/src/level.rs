@@ -95,7 +95,7 @@ impl Planner {
 
     /// Puts the surplus moves that may begin at `now` into the queue.
     pub(crate) fn plan_surplus(&mut self, now: Time) {
-        if !self.limits.enabled {
+        if !self.settings.limits.enabled {
             self.levelling = false;
             return;
         }
@@ -107,7 +107,7 @@ impl Planner {
             self.next_check = now;
         }
         if self.next_check <= now {
-            self.next_check = now + self.limits.interval;
+            self.next_check = now + self.settings.limits.interval;
             self.levelling |= self.exceeds();
             self.level_at = Some(now);
         }
@@ -119,7 +119,7 @@ impl Planner {
     /// Moves a second that are allowed now.
     pub(crate) fn rate(&self) -> f64 {
         let sessions: u64 = self.slots.iter().map(|slot| u64::from(slot.sessions)).sum();
-        self.limits.moves_per_second_max.unwrap_or_else(|| (0.02 * sessions as f64).clamp(10.0, 500.0))
+        self.settings.limits.moves_per_second_max.unwrap_or_else(|| (0.02 * sessions as f64).clamp(10.0, 500.0))
     }
 
     /// True when some endpoint is above the band in which nothing is done.
@@ -127,9 +127,9 @@ impl Planner {
         let shares = self.shares(self.ledger.len());
         self.slots.iter().filter(|slot| slot.is_ready()).any(|slot| {
             let held = u64::from(slot.held());
-            held as f64 > shares.target(slot.weight) * self.limits.start_ratio
-                && held.saturating_sub(shares.floor(slot.weight)) >= u64::from(self.limits.min_surplus)
-                && held > shares.keep(slot.weight, self.limits.stop_ratio)
+            held as f64 > shares.target(slot.weight) * self.settings.limits.start_ratio
+                && held.saturating_sub(shares.floor(slot.weight)) >= u64::from(self.settings.limits.min_surplus)
+                && held > shares.keep(slot.weight, self.settings.limits.stop_ratio)
         })
     }
 
@@ -144,7 +144,7 @@ impl Planner {
         }
         let rate = self.rate();
         let allowed = self.bucket.available(now, rate);
-        let concurrent = self.limits.concurrent_moves_max.saturating_sub(self.surplus_moves());
+        let concurrent = self.settings.limits.concurrent_moves_max.saturating_sub(self.surplus_moves());
         let budget = u64::from(allowed.min(concurrent)).min(room);
         let mut chosen = Vec::new();
         let mut taken = 0;
@@ -178,7 +178,7 @@ impl Planner {
         let mut donors = Donors { able: BinaryHeap::new(), held_back_until: None };
         for (index, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready()) {
             let held = u64::from(slot.held());
-            let keep = shares.keep(slot.weight, self.limits.stop_ratio);
+            let keep = shares.keep(slot.weight, self.settings.limits.stop_ratio);
             if held <= keep {
                 continue;
             }

@@ -7,7 +7,10 @@
 //! Not here: by what means a session is moved (the gateway's ladder), sockets, clocks, and a random source: time
 //! and the seed are arguments.
 
+mod commands;
 mod drain;
+mod explain;
+mod hash;
 mod ledger;
 mod level;
 mod limits;
@@ -15,11 +18,17 @@ mod pace;
 mod pick;
 mod planner;
 mod random;
+mod report;
 mod slot;
 mod status;
 pub mod victims;
 
-pub use limits::{Limits, Policy};
+pub use explain::{Movable, Plan, PlannedEndpoint, PlannedMove};
+pub use hash::hash_key;
+pub use limits::{Admission, Limits, Placement, Policy, Settings};
 pub use pick::Pick;
-pub use planner::{Action, ClientKey, Ended, Move, MoveReason, Opened, Planner};
-pub use status::{EndpointStatus, MoveCounts, Outcomes, PoolStatus};
+pub use planner::{
+    Action, ClientKey, Ended, Move, MoveReason, Opened, Planner, Purpose, Request, Visitor,
+};
+pub use report::{Cause, Refusal, Report, Trigger, UnknownEndpoint};
+pub use status::{Admitted, EndpointStatus, Guard, MoveCounts, Outcomes, Pace, PoolState, PoolStatus};

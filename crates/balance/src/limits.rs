@@ -1,4 +1,4 @@
-//! The settings of placement and rebalancing, with their defaults: the one place where these live.
+//! The settings of placement, admission and rebalancing, with their defaults: the one place where these live.
 
 use std::time::Duration;
 
@@ -12,10 +12,96 @@ pub enum Policy {
     /// Smallest (sessions + handshakes in flight + 1) / weight, ties broken at random.
     #[default]
     LeastConnections,
+    /// The less loaded of two chosen at random (Mitzenmacher, "The power of two choices", 2001).
+    P2c,
     /// By weight, blind to load: what kube-proxy does.
     Random,
     /// In turn, by weight.
     RoundRobin,
+    /// By a key of the request, with bounded load (Mirrokni, Thorup, Zadimoghaddam, 2016).
+    ConsistentHash,
+}
+
+impl Policy {
+    /// As it is written in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastConnections => "least_connections",
+            Self::P2c => "p2c",
+            Self::Random => "random",
+            Self::RoundRobin => "round_robin",
+            Self::ConsistentHash => "consistent_hash",
+        }
+    }
+}
+
+/// Everything a [`Planner`](crate::Planner) is told by the configuration.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Settings {
+    /// How an endpoint is picked.
+    pub policy: Policy,
+    /// Which endpoints may be picked.
+    pub placement: Placement,
+    /// How many new sessions a second are let in.
+    pub admission: Admission,
+    /// When sessions are moved, how many and how fast.
+    pub limits: Limits,
+}
+
+/// Which endpoints may be picked.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// When less than this share of the endpoints is ready, no session is moved for balance, and new ones are placed
+    /// on unready endpoints too: 0.0 (never) to 1.0. Terminating ones do not count.
+    pub panic_threshold: f64,
+    /// Most sessions on one endpoint, handshakes in flight included. Default: no bound.
+    pub sessions_per_endpoint_max: Option<u32>,
+    /// For this long after an endpoint became ready its arrivals are paced, new and moved sessions together. Zero: never.
+    #[serde(with = "units::duration")]
+    pub slow_start_window: Duration,
+    /// Arrivals a second at an endpoint in its slow start window.
+    pub slow_start_per_second: f64,
+    /// With `consistent_hash`: most sessions on an endpoint, as a multiple of its share: 1.0 to 10.0.
+    pub hash_load_max: f64,
+    /// Failed dials or handshakes in a row after which an endpoint is left alone for `ejection_time`. Zero: never.
+    pub ejection_failures: u32,
+    /// Doubled each time it happens again soon, up to 16 times this.
+    #[serde(with = "units::duration")]
+    pub ejection_time: Duration,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self {
+            panic_threshold: 0.5,
+            sessions_per_endpoint_max: None,
+            slow_start_window: Duration::ZERO,
+            slow_start_per_second: 100.0,
+            hash_load_max: 1.25,
+            ejection_failures: 5,
+            ejection_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How many new sessions are let in. Clients that we moved ourselves always are.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admission {
+    /// New sessions a second, for the whole tier. Default: no bound.
+    pub sessions_per_second: Option<f64>,
+    /// Sessions that may come at once beyond that. Default: one second's worth.
+    pub burst: Option<u32>,
+    /// Longest time that a refused client is told to wait.
+    #[serde(with = "units::duration")]
+    pub retry_after_max: Duration,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self { sessions_per_second: None, burst: None, retry_after_max: Duration::from_secs(60) }
+    }
 }
 
 /// When sessions are moved, how many and how fast.
@@ -33,6 +119,9 @@ pub struct Limits {
     /// Changes of the endpoint set that follow each other within this time are one.
     #[serde(with = "units::duration")]
     pub settle: Duration,
+    /// An endpoint that was not there at the start is filled by moves only after it has been ready for this long.
+    #[serde(with = "units::duration")]
+    pub min_ready: Duration,
     /// Time between two checks for drift.
     #[serde(with = "units::duration")]
     pub interval: Duration,
@@ -42,16 +131,35 @@ pub struct Limits {
     /// A client that was moved is not moved again within this time.
     #[serde(with = "units::duration")]
     pub cooldown: Duration,
-    /// Moves a second. Default: 2 % of the pool's sessions, at least 10, at most 500.
+    /// Moves a second for the whole tier. Default: 2 % of the pool's sessions, at least 10, at most 500.
     pub moves_per_second_max: Option<f64>,
     /// Moves that have begun and not ended.
     pub concurrent_moves_max: u32,
+    /// Moves slow down when handshakes fail or take longer, or endpoints break sessions, and speed up again.
+    pub adaptive_pace: bool,
     /// After this time a draining or removed endpoint has no session that was not told to go.
     #[serde(with = "units::duration")]
     pub drain_deadline: Duration,
     /// A client that was closed counts as on its way back for this long.
     #[serde(with = "units::duration")]
     pub return_timeout: Duration,
+    /// When less than this share of the moved clients comes back, no more are moved: 0.0 (never mind) to 1.0.
+    pub min_return_ratio: f64,
+    /// Moves that may be under way before the first client has come back: 1 to 1000. More as clients return.
+    pub probe_moves: u32,
+    /// After the return guard stopped the moves, it tries again with half of `probe_moves` after this time.
+    #[serde(with = "units::duration")]
+    pub guard_backoff: Duration,
+    /// Sessions older than this are moved, at the pace of all moves. Default: never.
+    #[serde(with = "units::optional_duration")]
+    pub max_age: Option<Duration>,
+    /// Each session's own maximum age differs by up to this share either way: 0.0 to 1.0.
+    pub max_age_jitter: f64,
+    /// Most of the moves within `tenant_window` that one tenant's sessions may be: above 0.0, to 1.0 (no cap).
+    pub tenant_share_max: f64,
+    /// Over which time `tenant_share_max` counts.
+    #[serde(with = "units::duration")]
+    pub tenant_window: Duration,
 }
 
 impl Default for Limits {
@@ -62,13 +170,22 @@ impl Default for Limits {
             stop_ratio: 1.03,
             min_surplus: 2,
             settle: Duration::from_secs(5),
+            min_ready: Duration::from_secs(10),
             interval: Duration::from_secs(30),
             min_age: Duration::from_secs(60),
             cooldown: Duration::from_secs(600),
             moves_per_second_max: None,
             concurrent_moves_max: 100,
+            adaptive_pace: true,
             drain_deadline: Duration::from_secs(30),
             return_timeout: Duration::from_secs(30),
+            min_return_ratio: 0.9,
+            probe_moves: 16,
+            guard_backoff: Duration::from_secs(600),
+            max_age: None,
+            max_age_jitter: 0.1,
+            tenant_share_max: 1.0,
+            tenant_window: Duration::from_secs(60),
         }
     }
 }

@@ -24,8 +24,8 @@ pub struct Pick {
 impl Planner {
     /// The index that the policy chooses among ready endpoints that are not in `tried`.
     pub(crate) fn choose(&mut self, tried: &[EndpointId]) -> Option<usize> {
-        match self.policy {
-            Policy::LeastConnections => least(&self.slots, tried, &mut self.random),
+        match self.settings.policy {
+            Policy::LeastConnections | Policy::P2c | Policy::ConsistentHash => least(&self.slots, tried, &mut self.random),
             Policy::Random => by_weight(&self.slots, tried, &mut self.random),
             Policy::RoundRobin => in_turn(&mut self.slots, tried),
         }

@@ -3,6 +3,7 @@
 //! How it decides is in `pick`, `level` and `drain`; here is its state, the contract, and the bookkeeping.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use model::{Endpoint, EndpointId, EndpointState, Time};
 
@@ -11,7 +12,7 @@ use crate::ledger::{Departure, Ledger};
 use crate::pace::Bucket;
 use crate::random::Random;
 use crate::slot::Slot;
-use crate::{Limits, MoveCounts, Pick, Policy};
+use crate::{MoveCounts, Pick, Refusal, Report, Settings};
 
 /// Endpoint changes that never pause for `settle` delay a plan by at most this many times `settle`.
 const SETTLE_TIMES_MAX: u32 = 12;
@@ -20,11 +21,44 @@ const SETTLE_TIMES_MAX: u32 = 12;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ClientKey(pub u128);
 
+/// Who asks for an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The client.
+    pub client: ClientKey,
+    /// What for.
+    pub purpose: Purpose,
+    /// With [`Policy::ConsistentHash`](crate::Policy): [`crate::hash_key`] of the key. `None`: the client is the key.
+    pub hash: Option<u64>,
+    /// Endpoints that have failed this request already.
+    pub tried: &'a [EndpointId],
+}
+
+/// What an endpoint is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A session, subject to `admission`.
+    Session,
+    /// A plain request, which is over soon.
+    Request,
+}
+
+/// Who a session belongs to, and how often it was moved before it opened here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Visitor {
+    /// The client.
+    pub client: ClientKey,
+    /// [`Opened::moves`].
+    pub moves: u32,
+}
+
 /// What the planner wants done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Action {
     /// Move sessions away.
     Move(Move),
+    /// Tell the operator.
+    Tell(Report),
 }
 
 /// One line of the plan.
@@ -47,6 +81,8 @@ pub enum MoveReason {
     Surplus,
     /// The endpoint goes away.
     Draining,
+    /// The session is older than `max_age`.
+    MaxAge,
 }
 
 impl MoveReason {
@@ -55,6 +91,7 @@ impl MoveReason {
         match self {
             Self::Surplus => "surplus",
             Self::Draining => "draining",
+            Self::MaxAge => "max_age",
         }
     }
 }
@@ -64,6 +101,8 @@ impl MoveReason {
 pub enum Ended {
     /// By itself; no move was under way.
     Left,
+    /// The endpoint broke it, with no move under way.
+    Lost,
     /// Because of its move: we closed it, or the client left after a notice. It is expected back.
     Moved,
     /// The same, after `handle_leaving` has told of it.
@@ -79,6 +118,10 @@ pub enum Ended {
 pub struct Opened {
     /// It may not be moved for balance before this moment.
     pub cooling_until: Time,
+    /// How often this client was moved lately, as far as it was recognised.
+    pub moves: u32,
+    /// With `max_age`: when it is to be moved for its age.
+    pub expires_at: Option<Time>,
 }
 
 /// One pool at one replica.
@@ -98,8 +141,10 @@ pub struct Opened {
 /// A caller that fails in this gets wrong numbers, never a panic. Names that the planner does not know are ignored.
 #[derive(Clone, Debug)]
 pub struct Planner {
-    pub(crate) policy: Policy,
-    pub(crate) limits: Limits,
+    pub(crate) settings: Settings,
+    /// Ready gateway replicas that share the tier's budgets, this one included.
+    pub(crate) replicas: u32,
+    pub(crate) paused: bool,
     pub(crate) random: Random,
     /// Ordered by id.
     pub(crate) slots: Vec<Slot>,
@@ -127,10 +172,11 @@ pub(crate) struct Settle {
 
 impl Planner {
     /// A pool without endpoints. Replicas should have different seeds, so that they break ties differently.
-    pub fn new(policy: Policy, limits: Limits, seed: u64) -> Self {
+    pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
-            policy,
-            limits,
+            settings,
+            replicas: 1,
+            paused: false,
             random: Random::new(seed),
             slots: Vec::new(),
             ledger: Ledger::default(),
@@ -145,12 +191,16 @@ impl Planner {
     }
 
     /// Takes other settings; counts, the ledger and moves under way stay. The pool is checked at once.
-    pub fn reconfigure(&mut self, now: Time, policy: Policy, limits: Limits) {
-        if self.policy != policy || self.limits != limits {
-            self.policy = policy;
-            self.limits = limits;
+    pub fn reconfigure(&mut self, now: Time, settings: Settings) {
+        if self.settings != settings {
+            self.settings = settings;
             self.next_check = now;
         }
+    }
+
+    /// So many gateway replicas are ready now, this one included: each has its part of the tier's budgets.
+    pub fn handle_replicas(&mut self, _now: Time, ready: u32) {
+        self.replicas = ready.max(1);
     }
 
     /// The endpoints as discovery sees them now: the whole list, in any order; of equal ids the first counts.
@@ -183,40 +233,54 @@ impl Planner {
         self.slots.sort_by(|a, b| a.id.cmp(&b.id));
         if changed {
             let first = self.settle.map_or(now, |settle| settle.first);
-            let latest = first + self.limits.settle.saturating_mul(SETTLE_TIMES_MAX);
-            self.settle = Some(Settle { first, until: (now + self.limits.settle).min(latest) });
+            let latest = first + self.settings.limits.settle.saturating_mul(SETTLE_TIMES_MAX);
+            self.settle = Some(Settle { first, until: (now + self.settings.limits.settle).min(latest) });
         }
     }
 
-    /// Picks an endpoint for a new session or request, and counts it as in flight there. `tried`: the endpoints
-    /// that failed this request already. `None`: no ready endpoint is left.
-    pub fn pick(&mut self, _now: Time, tried: &[EndpointId]) -> Option<Pick> {
-        let index = self.choose(tried)?;
+    /// Picks an endpoint for a new session or request, and counts it as in flight there.
+    ///
+    /// # Errors
+    /// [`Refusal`]: what to answer instead.
+    pub fn pick(&mut self, _now: Time, request: &Request<'_>) -> Result<Pick, Refusal> {
+        let index = self.choose(request.tried).ok_or(Refusal::NoEndpoint)?;
         let slot = &mut self.slots[index];
         slot.pending = slot.pending.saturating_add(1);
-        Some(Pick { endpoint: slot.id.clone(), address: slot.address })
+        Ok(Pick { endpoint: slot.id.clone(), address: slot.address })
     }
 
-    /// A pick ended without a session: dial or handshake failed, or a plain HTTP request is done.
+    /// A pick ended without a session, and not by the endpoint's fault: a plain request is done, or the client left.
+    pub fn handle_released(&mut self, now: Time, endpoint: &EndpointId) {
+        self.handle_pick_failed(now, endpoint);
+    }
+
+    /// A pick ended without a session because the dial or the handshake failed.
     pub fn handle_pick_failed(&mut self, _now: Time, endpoint: &EndpointId) {
         let Some(slot) = self.slot(endpoint) else { return };
         slot.pending = slot.pending.saturating_sub(1);
         self.forget_empty(endpoint);
     }
 
-    /// A pick became a session. A client that is recognised as moved before is cooling down.
-    pub fn handle_opened(&mut self, now: Time, endpoint: &EndpointId, client: ClientKey) -> Opened {
+    /// A pick became a session after a handshake that took so long. A client that is recognised as moved before is
+    /// cooling down.
+    pub fn handle_opened(
+        &mut self,
+        now: Time,
+        endpoint: &EndpointId,
+        client: ClientKey,
+        _took: Duration,
+    ) -> Opened {
         self.expire(now);
-        let mut cooling_until = now + self.limits.min_age;
+        let mut cooling_until = now + self.settings.limits.min_age;
         if let Some(departure) = self.ledger.take(client) {
-            cooling_until = cooling_until.max(departure.moved_at + self.limits.cooldown);
+            cooling_until = cooling_until.max(departure.moved_at + self.settings.limits.cooldown);
             self.note_return(endpoint, &departure.donor);
         }
         if let Some(slot) = self.slot(endpoint) {
             slot.pending = slot.pending.saturating_sub(1);
             slot.sessions = slot.sessions.saturating_add(1);
         }
-        Opened { cooling_until }
+        Opened { cooling_until, moves: 0, expires_at: None }
     }
 
     /// Answers a [`Move`], whole or in parts: of `asked` sessions, `began` are being moved now. When it is fewer,
@@ -247,17 +311,17 @@ impl Planner {
 
     /// The client of a session that is being moved has been told to go, or has begun to: it may be back before its
     /// old connection has ended. At most once a session, which then ends with [`Ended::Gone`].
-    pub fn handle_leaving(&mut self, now: Time, endpoint: &EndpointId, client: ClientKey) {
+    pub fn handle_leaving(&mut self, now: Time, endpoint: &EndpointId, visitor: Visitor) {
         let Some(slot) = self.slot(endpoint) else { return };
         slot.leaving = slot.leaving.saturating_add(1);
-        self.note_departure(now, endpoint, client);
+        self.note_departure(now, endpoint, visitor.client);
     }
 
     /// A session ended, or only its move did: see [`Ended`].
-    pub fn handle_closed(&mut self, now: Time, endpoint: &EndpointId, ended: Ended, client: ClientKey) {
+    pub fn handle_closed(&mut self, now: Time, endpoint: &EndpointId, ended: Ended, visitor: Visitor) {
         let Some(slot) = self.slot(endpoint) else { return };
         match ended {
-            Ended::Left => slot.sessions = slot.sessions.saturating_sub(1),
+            Ended::Left | Ended::Lost => slot.sessions = slot.sessions.saturating_sub(1),
             Ended::MoveAborted => {
                 slot.moving = slot.moving.saturating_sub(1);
                 self.moves.aborted += 1;
@@ -265,7 +329,7 @@ impl Planner {
             Ended::Moved => {
                 slot.moving = slot.moving.saturating_sub(1);
                 slot.sessions = slot.sessions.saturating_sub(1);
-                self.note_departure(now, endpoint, client);
+                self.note_departure(now, endpoint, visitor.client);
             }
             Ended::Gone => {
                 slot.moving = slot.moving.saturating_sub(1);
@@ -299,7 +363,7 @@ impl Planner {
     /// When `poll_action` could next give something without a new event, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
         let drain = self.drain_timeout().map(|at| (at, "an endpoint drains"));
-        let surplus = match (self.limits.enabled, self.settle) {
+        let surplus = match (self.settings.limits.enabled, self.settle) {
             (false, _) => None,
             (true, Some(settle)) => Some((settle.until, "endpoint changes settle")),
             (true, None) => {
@@ -323,7 +387,7 @@ impl Planner {
 
     /// Gives up on clients that have been away for too long.
     fn expire(&mut self, now: Time) {
-        self.moves.outcomes.never_returned += self.ledger.expire(now, self.limits.return_timeout);
+        self.moves.outcomes.never_returned += self.ledger.expire(now, self.settings.limits.return_timeout);
     }
 
     /// A moved client is on its way back from now on.

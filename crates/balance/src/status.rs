@@ -12,6 +12,10 @@ use crate::{Planner, Policy};
 pub struct PoolStatus {
     /// How new sessions are placed.
     pub policy: Policy,
+    /// What the planner is about.
+    pub state: PoolState,
+    /// The same in a sentence: why sessions are moved, or why they are not.
+    pub why: String,
     /// Open sessions, on whatever endpoint.
     pub sessions: u64,
     /// Moved clients that are expected back.
@@ -22,6 +26,99 @@ pub struct PoolStatus {
     pub endpoints: Vec<EndpointStatus>,
     /// Since this process started.
     pub moves: MoveCounts,
+    /// How fast sessions may be moved.
+    pub pace: Pace,
+    /// Whether moved clients come back.
+    pub guard: Guard,
+    /// New sessions that were let in and refused.
+    pub admission: Admitted,
+}
+
+/// What the planner is about. The order is that of precedence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolState {
+    /// `rebalance.enabled` is false.
+    Off,
+    /// Somebody paused it.
+    Paused,
+    /// Too few endpoints are ready.
+    Panic,
+    /// Moved clients do not come back.
+    Guarded,
+    /// Endpoints have changed, and it is not yet time to act.
+    Settling,
+    /// Sessions are moved.
+    Levelling,
+    /// Nothing to do.
+    Level,
+}
+
+impl PoolState {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Off,
+        Self::Paused,
+        Self::Panic,
+        Self::Guarded,
+        Self::Settling,
+        Self::Levelling,
+        Self::Level,
+    ];
+
+    /// As in JSON, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Paused => "paused",
+            Self::Panic => "panic",
+            Self::Guarded => "guarded",
+            Self::Settling => "settling",
+            Self::Levelling => "levelling",
+            Self::Level => "level",
+        }
+    }
+}
+
+/// How fast sessions may be moved.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Pace {
+    /// Moves a second at this replica now.
+    pub moves_per_second: f64,
+    /// Share of the configured pace that what is seen to happen leaves: above 0 to 1.
+    pub factor: f64,
+    /// Ready gateway replicas among which the tier's budget is divided.
+    pub replicas: u32,
+}
+
+/// Whether moved clients come back.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Guard {
+    /// True: nothing is moved for balance.
+    pub stopped: bool,
+    /// Moved clients that may be away at once.
+    pub away_max: u64,
+    /// Recently moved clients whose return is decided.
+    pub judged: u64,
+    /// Those of them that came back.
+    pub returned: u64,
+    /// Seconds until it tries again; 0 when it is not stopped.
+    pub retry_after_s: u64,
+    /// Times that it stopped the moves since this process started.
+    pub stops: u64,
+}
+
+/// New sessions since this process started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Admitted {
+    /// Given an endpoint.
+    pub admitted: u64,
+    /// Told to come back later, because of `admission`.
+    pub deferred: u64,
+    /// Told that no endpoint is ready.
+    pub no_endpoint: u64,
+    /// Told that every endpoint is full.
+    pub full: u64,
 }
 
 /// One endpoint of a pool.
@@ -45,6 +142,8 @@ pub struct EndpointStatus {
     pub target: f64,
     /// Whole sessions above its share that are not being moved yet. All of them when it is draining.
     pub surplus: u32,
+    /// What keeps new sessions away although it is ready; empty otherwise.
+    pub withheld: &'static str,
 }
 
 /// Moves since the process started. `began` = `moved` + `aborted` + `left` + those under way.
@@ -78,7 +177,7 @@ pub struct Outcomes {
 impl Planner {
     /// The pool as it is at `now`. Linear in the endpoints.
     pub fn status(&self, now: Time) -> PoolStatus {
-        let overdue = self.ledger.overdue(now, self.limits.return_timeout);
+        let overdue = self.ledger.overdue(now, self.settings.limits.return_timeout);
         let away = self.ledger.len() - overdue;
         let shares = self.shares(away);
         let mut imbalance: Option<f64> = None;
@@ -104,17 +203,23 @@ impl Planner {
                 moving: slot.moving,
                 target: (target * 100.0).round() / 100.0,
                 surplus: slot.held().saturating_sub(keep),
+                withheld: "",
             });
         }
         let mut moves = self.moves;
         moves.outcomes.never_returned += overdue as u64;
         PoolStatus {
-            policy: self.policy,
+            policy: self.settings.policy,
+            state: PoolState::Level,
+            why: String::new(),
             sessions: self.slots.iter().map(|slot| u64::from(slot.sessions)).sum(),
             away: away as u64,
             imbalance: imbalance.unwrap_or(1.0),
             endpoints,
             moves,
+            pace: Pace { moves_per_second: self.rate(), factor: 1.0, replicas: self.replicas },
+            guard: Guard::default(),
+            admission: Admitted::default(),
         }
     }
 }

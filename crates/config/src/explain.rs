@@ -82,7 +82,7 @@ fn pool_rows(pool: &Pool) -> Vec<Row> {
     if let Some(file) = &pool.endpoints_file {
         rows.push(row("endpoints_file", file.display()));
     }
-    rows.push(row("balance", policy(pool.balance)));
+    rows.push(row("balance", pool.balance.as_str()));
     rebalance_rows(pool, &mut rows);
     move_rows(pool, &mut rows);
     let bad_frame = match pool.websocket.on_bad_frame {
@@ -176,14 +176,6 @@ fn move_rows(pool: &Pool, rows: &mut Vec<Row>) {
             duration_text(close.reply_timeout)
         ),
     ));
-}
-
-fn policy(policy: balance::Policy) -> &'static str {
-    match policy {
-        balance::Policy::LeastConnections => "least_connections",
-        balance::Policy::Random => "random",
-        balance::Policy::RoundRobin => "round_robin",
-    }
 }
 
 fn process(config: &Config) -> Vec<Row> {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use balance::{Limits as RebalanceLimits, Policy};
+use balance::{Admission, Limits as RebalanceLimits, Placement, Policy};
 use ipnet::IpNet;
 use model::{EndpointId, EndpointState, PoolName, Weight};
 use serde::Deserialize;
@@ -99,6 +99,12 @@ pub struct Pool {
     /// How a new session's endpoint is picked.
     #[serde(default)]
     pub balance: Policy,
+    /// Which endpoints may be picked.
+    #[serde(default)]
+    pub placement: Placement,
+    /// How many new sessions are let in.
+    #[serde(default)]
+    pub admission: Admission,
     /// When and how fast sessions are moved.
     #[serde(default)]
     pub rebalance: RebalanceLimits,

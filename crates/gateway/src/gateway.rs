@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use balance::PoolStatus;
+use balance::{Plan, Planner, PoolStatus, UnknownEndpoint};
 use config::Config;
-use model::{PoolName, Snapshot};
+use model::{EndpointId, PoolName, Snapshot, Time};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::descriptors::{self, TooFew};
 use crate::listen::{Acceptor, Handle};
+use crate::pool::Pool;
 use crate::rebalance::Rebalance;
 use crate::shared::Shared;
 use crate::telemetry;
@@ -47,6 +49,27 @@ pub enum StartError {
     /// The system gives no thread or epoll descriptor.
     #[error("the system gives no thread or epoll descriptor: {0}")]
     System(#[from] std::io::Error),
+}
+
+/// A command names what is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No such pool.
+    #[error("there is no pool {pool}; pools: {known}")]
+    UnknownPool {
+        /// What was named.
+        pool: PoolName,
+        /// What there is.
+        known: String,
+    },
+    /// No such endpoint.
+    #[error("pool {pool}: {error}")]
+    UnknownEndpoint {
+        /// The pool.
+        pool: PoolName,
+        /// What was named, and what there is.
+        error: UnknownEndpoint,
+    },
 }
 
 /// What the gateway looks like now.
@@ -163,6 +186,102 @@ impl Gateway {
                 .map(|pool| (pool.name.clone(), pool.plan(|planner| planner.status(now))))
                 .collect(),
         }
+    }
+
+    /// What would be moved if the plans began now, and what keeps it: for one pool, or for all.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownPool`].
+    pub fn plan(&self, pool: Option<&PoolName>) -> Result<BTreeMap<PoolName, Plan>, CommandError> {
+        let now = self.shared.clock.now();
+        let plan = |pool: Arc<Pool>| {
+            (pool.name.clone(), pool.plan(|planner| planner.explain(now, &BTreeMap::new())))
+        };
+        Ok(self.named(pool)?.into_iter().map(plan).collect())
+    }
+
+    /// Levels a pool now, without waiting for a check.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownPool`].
+    pub fn rebalance(&self, pool: &PoolName) -> Result<(), CommandError> {
+        self.order(Some(pool), Planner::rebalance).map(drop)
+    }
+
+    /// Moves nothing for balance in one pool, or in all, until [`Gateway::resume`]. Returns which.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownPool`].
+    pub fn pause(&self, pool: Option<&PoolName>) -> Result<Vec<PoolName>, CommandError> {
+        self.order(pool, Planner::pause)
+    }
+
+    /// Ends a pause and the return guard's stop. Returns of which pools.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownPool`].
+    pub fn resume(&self, pool: Option<&PoolName>) -> Result<Vec<PoolName>, CommandError> {
+        self.order(pool, Planner::resume)
+    }
+
+    /// Empties an endpoint by `deadline` from now (default: the pool's `drain_deadline`). Returns the one that counts.
+    ///
+    /// # Errors
+    /// [`CommandError`]: no such pool or endpoint.
+    pub fn drain(
+        &self,
+        pool: &PoolName,
+        endpoint: &EndpointId,
+        deadline: Option<Duration>,
+    ) -> Result<Duration, CommandError> {
+        let now = self.shared.clock.now();
+        self.on_endpoint(pool, |planner| planner.drain(now, endpoint, deadline))
+    }
+
+    /// Takes [`Gateway::drain`] back.
+    ///
+    /// # Errors
+    /// [`CommandError`]: no such pool or endpoint.
+    pub fn cancel_drain(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<(), CommandError> {
+        let now = self.shared.clock.now();
+        self.on_endpoint(pool, |planner| planner.cancel_drain(now, endpoint))
+    }
+
+    fn on_endpoint<T>(
+        &self,
+        pool: &PoolName,
+        order: impl Fn(&mut Planner) -> Result<T, UnknownEndpoint>,
+    ) -> Result<T, CommandError> {
+        let [pool] = self.named(Some(pool))?.try_into().map_err(|_| self.unknown(pool))?;
+        pool.plan(order).map_err(|error| CommandError::UnknownEndpoint { pool: pool.name.clone(), error })
+    }
+
+    fn order(
+        &self,
+        pool: Option<&PoolName>,
+        order: impl Fn(&mut Planner, Time),
+    ) -> Result<Vec<PoolName>, CommandError> {
+        let now = self.shared.clock.now();
+        let pools = self.named(pool)?;
+        pools.iter().for_each(|pool| pool.plan(|planner| order(planner, now)));
+        Ok(pools.iter().map(|pool| pool.name.clone()).collect())
+    }
+
+    /// The pool of that name, or all.
+    fn named(&self, pool: Option<&PoolName>) -> Result<Vec<Arc<Pool>>, CommandError> {
+        let mut pools = self.shared.pools();
+        if let Some(name) = pool {
+            pools.retain(|pool| pool.name == *name);
+            if pools.is_empty() {
+                return Err(self.unknown(name));
+            }
+        }
+        Ok(pools)
+    }
+
+    fn unknown(&self, pool: &PoolName) -> CommandError {
+        let known: Vec<_> = self.shared.pools().iter().map(|pool| pool.name.to_string()).collect();
+        CommandError::UnknownPool { pool: pool.clone(), known: known.join(", ") }
     }
 
     /// True until it begins to stop.

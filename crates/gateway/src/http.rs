@@ -212,7 +212,7 @@ async fn connect(
     tried: &mut Vec<model::EndpointId>,
 ) -> Result<(SendRequest<Body>, Ticket, bool), Reply> {
     let policy = route.pool.policy();
-    let picked = route.pool.pick(tried);
+    let picked = route.pool.pick(tried).ok();
     let kept = picked.as_ref().and_then(|ticket| guest.worker.connections.take(ticket.address));
     let picked = match (picked, kept) {
         (Some(ticket), Some(sender)) => {

@@ -28,5 +28,5 @@ mod upstream;
 mod worker;
 
 pub use descriptors::TooFew;
-pub use gateway::{Gateway, StartError, Status};
+pub use gateway::{CommandError, Gateway, StartError, Status};
 pub use tls::{Certificate, TlsError};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use balance::{ClientKey, Opened, Planner};
+use balance::{ClientKey, Opened, Planner, Purpose, Refusal, Request};
 use model::{EndpointId, PoolName, Time};
 use session::{Notice, Order, Settings, ShedSpec};
 
@@ -138,11 +138,21 @@ fn compile_notice(notice: &config::Notice, grace: Duration, reason: &str) -> Not
     Notice { frame, grace }
 }
 
+/// What the planner is told of a pool's configuration.
+fn settings(config: &config::Pool) -> balance::Settings {
+    balance::Settings {
+        policy: config.balance,
+        placement: config.placement.clone(),
+        admission: config.admission.clone(),
+        limits: config.rebalance.clone(),
+    }
+}
+
 impl Pool {
     /// A pool without endpoints.
     pub fn new(name: PoolName, config: &config::Pool, limits: &config::Limits, clock: Clock) -> Arc<Self> {
         let seed = u64::from_ne_bytes(crate::entropy::bytes());
-        let planner = Planner::new(config.balance, config.rebalance.clone(), seed);
+        let planner = Planner::new(settings(config), seed);
         Arc::new(Self {
             metrics: PoolMetrics::new(&name),
             name,
@@ -156,7 +166,7 @@ impl Pool {
     /// Takes a new configuration; sessions and counts stay.
     pub fn reconfigure(&self, now: Time, config: &config::Pool, limits: &config::Limits) {
         self.policy.store(Arc::new(Policy::new(config, limits)));
-        self.plan(|planner| planner.reconfigure(now, config.balance, config.rebalance.clone()));
+        self.plan(|planner| planner.reconfigure(now, settings(config)));
     }
 
     /// The present policy.
@@ -171,10 +181,14 @@ impl Pool {
     }
 
     /// An endpoint for a new session or request; counted as in flight until the ticket is used or dropped.
-    pub fn pick(self: &Arc<Self>, tried: &[EndpointId]) -> Option<Ticket> {
+    ///
+    /// # Errors
+    /// [`Refusal`]: what to answer instead.
+    pub fn pick(self: &Arc<Self>, tried: &[EndpointId]) -> Result<Ticket, Refusal> {
         let now = self.clock.now();
-        let pick = self.plan(|planner| planner.pick(now, tried))?;
-        Some(Ticket { pool: self.clone(), endpoint: pick.endpoint, address: pick.address, open: true })
+        let request = Request { client: ClientKey(0), purpose: Purpose::Request, hash: None, tried };
+        let pick = self.plan(|planner| planner.pick(now, &request))?;
+        Ok(Ticket { pool: self.clone(), endpoint: pick.endpoint, address: pick.address, open: true })
     }
 }
 
@@ -199,7 +213,7 @@ impl Ticket {
     pub fn opened(mut self, client: ClientKey) -> (EndpointId, Opened) {
         self.open = false;
         let now = self.pool.clock.now();
-        let opened = self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client));
+        let opened = self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client, Duration::ZERO));
         (self.endpoint.clone(), opened)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::victims::{self, Candidate};
+use balance::victims::{self, Candidate, Preference, Tenants};
 use balance::{Action, Move, MoveReason};
 use model::{Endpoint, EndpointId, EndpointState, PoolName, Snapshot, Time};
 use tokio::sync::watch;
@@ -81,8 +81,11 @@ impl Rebalance {
             }
             let mut next = now + LOOK;
             for pool in self.shared.pools() {
-                while let Some(Action::Move(plan)) = pool.plan(|planner| planner.poll_action(now)) {
-                    self.carry_out(now, &pool, &plan);
+                while let Some(action) = pool.plan(|planner| planner.poll_action(now)) {
+                    match action {
+                        Action::Move(plan) => self.carry_out(now, &pool, &plan),
+                        Action::Tell(report) => tracing::info!(pool = %pool.name, ?report, "rebalancing"),
+                    }
                 }
                 if let Some((at, _)) = pool.plan(|planner| planner.poll_timeout()) {
                     next = next.min(at);
@@ -105,7 +108,14 @@ impl Rebalance {
     fn carry_out(&mut self, now: Time, pool: &Arc<Pool>, plan: &Move) {
         let mut slots = self.sessions_on(pool, &plan.from);
         let mut candidates: Vec<Candidate> = slots.iter().enumerate().map(candidate).collect();
-        let chosen = victims::choose(now, plan.reason, &mut candidates, plan.count as usize);
+        let chosen = victims::choose(
+            now,
+            plan.reason,
+            &mut candidates,
+            plan.count as usize,
+            &mut Tenants::default(),
+            &balance::Limits::default(),
+        );
         let began = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
         for key in &chosen {
             slots[*key].set_standing(Standing::Moving);
@@ -203,9 +213,14 @@ impl Rebalance {
 fn candidate((key, slot): (usize, &Arc<Slot>)) -> Candidate {
     Candidate {
         key,
+        opened: slot.opened,
         cooling_until: slot.cooling_until,
+        expires_at: None,
         idle_since: slot.active_at(),
-        movable: slot.standing() == Standing::Open,
+        moves: slot.moves,
+        pin: (slot.standing() != Standing::Open).then_some("moving"),
+        preference: Preference::Normal,
+        tenant: 0,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use balance::ClientKey;
+use balance::{ClientKey, Visitor};
 use model::{EndpointId, Time};
 use session::ShedSpec;
 
@@ -77,6 +77,8 @@ pub struct Slot {
     pub opened: Time,
     /// Not moved before this.
     pub cooling_until: Time,
+    /// How often the client was moved before.
+    pub moves: u32,
     /// It may be asked to leave by a message.
     pub may_notify: bool,
     active_at: AtomicU64,
@@ -112,6 +114,7 @@ impl Slot {
             client,
             opened: now,
             cooling_until,
+            moves: 0,
             may_notify,
             active_at: AtomicU64::new(now.as_nanos()),
             deadline: AtomicU64::new(NEVER),
@@ -227,8 +230,8 @@ impl Slot {
     }
 
     /// What the planner knows the client by.
-    pub fn client_key(&self) -> ClientKey {
-        client_key(self.client)
+    pub fn visitor(&self) -> Visitor {
+        Visitor { client: client_key(self.client), moves: self.moves }
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {

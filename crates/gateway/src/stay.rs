@@ -90,7 +90,7 @@ impl Stay {
             let slot = &self.slot;
             slot.set_standing(Standing::Pinned);
             slot.pool.plan(|planner| {
-                planner.handle_closed(now, &slot.endpoint, Ended::MoveAborted, slot.client_key());
+                planner.handle_closed(now, &slot.endpoint, Ended::MoveAborted, slot.visitor());
             });
         }
     }
@@ -103,7 +103,7 @@ impl Stay {
         }
         self.detail.is_leaving = true;
         let slot = &self.slot;
-        slot.pool.plan(|planner| planner.handle_leaving(now, &slot.endpoint, slot.client_key()));
+        slot.pool.plan(|planner| planner.handle_leaving(now, &slot.endpoint, slot.visitor()));
     }
 
     /// The session is being cut.
@@ -132,7 +132,7 @@ impl Stay {
         self.worker.remove(self.key);
         let slot = &self.slot;
         let ended = if self.detail.is_leaving { Ended::Gone } else { self.how_it_ended(session) };
-        slot.pool.plan(|planner| planner.handle_closed(now, &slot.endpoint, ended, slot.client_key()));
+        slot.pool.plan(|planner| planner.handle_closed(now, &slot.endpoint, ended, slot.visitor()));
         slot.pool.gauges.closed();
         let undeliverable = [Leg::Downstream, Leg::Upstream].map(|leg| session.undeliverable_to(leg));
         for (leg, count) in [Leg::Downstream, Leg::Upstream].into_iter().zip(undeliverable) {

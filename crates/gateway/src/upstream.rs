@@ -168,7 +168,7 @@ pub async fn dial(
     mut first: Option<Ticket>,
 ) -> Result<(TcpStream, Ticket), Failure> {
     loop {
-        let Some(ticket) = first.take().or_else(|| pool.pick(tried)) else {
+        let Some(ticket) = first.take().or_else(|| pool.pick(tried).ok()) else {
             return Err(Failure::NoEndpoint { pool: pool.name.clone(), tried: tried.len() });
         };
         tried.push(ticket.endpoint.clone());
