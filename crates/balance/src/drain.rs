@@ -1,15 +1,15 @@
 //! Emptying an endpoint that goes away: evenly, and done before its deadline.
 //!
-//! The deadline runs from the first sight of the endpoint terminating (or missing). What is left is spread over
-//! the time until a margin before the deadline, because a move takes time itself. Neither the bucket nor
-//! `enabled` nor the cooldown applies: the sessions lose their endpoint in any case.
+//! The deadline runs from the first sight of the endpoint terminating, or from when it vanished. What is left is
+//! spread over the time until a margin before the deadline, because a move takes time itself. Neither the bucket nor
+//! `enabled`, a pause, the return guard or the cooldown applies: the sessions lose their endpoint in any case.
 
 use std::time::Duration;
 
 use model::Time;
 
 use crate::slot::Slot;
-use crate::{Limits, Move, MoveReason, Planner};
+use crate::{MoveReason, Planner};
 
 /// Drains are asked for in steps of at least this: a flow, without a call for each session.
 const STEP: Duration = Duration::from_millis(20);
@@ -25,8 +25,6 @@ pub(crate) const HOLD: Duration = Duration::from_secs(1);
 
 /// The moments of one drain.
 struct Schedule {
-    /// The endpoint is to be empty.
-    deadline: Time,
     /// The last move should have begun.
     end: Time,
     /// No move before this one.
@@ -34,24 +32,28 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(now: Time, since: Time, limits: &Limits, somewhere: bool) -> Self {
-        let whole = limits.drain_deadline;
+    /// A drain that began at `since` and has to be done `whole` later. `somewhere`: another endpoint takes sessions.
+    fn new(now: Time, since: Time, whole: Duration, somewhere: bool) -> Self {
         let margin = (whole / 5).max(MARGIN_MIN);
         let regular = since + whole.saturating_sub(margin);
         // Past the regular end (held back, or late handshakes) the rest still gets a spread, only a shorter one.
         let end = if now < regular { regular } else { since + whole.saturating_sub(MARGIN_MIN) };
         let start = if somewhere { since } else { since + whole.saturating_sub(NOWHERE_HOLD) };
-        Self { deadline: since + whole, end, start }
+        Self { end, start }
     }
 }
 
 impl Planner {
-    /// The next of the drains' moves that is due.
-    pub(crate) fn next_drain(&mut self, now: Time) -> Option<Move> {
-        let somewhere = self.has_ready();
-        for slot in &mut self.slots {
+    /// Puts the drains' moves that are due into the queue.
+    pub(crate) fn plan_drains(&mut self, now: Time) {
+        if self.slots.totals().to_drain == 0 {
+            return;
+        }
+        let somewhere = self.slots.totals().ready > 0;
+        for index in 0..self.slots.len() {
+            let slot = self.slots.at(index);
             let Some(since) = slot.drain_since else { continue };
-            let schedule = Schedule::new(now, since, &self.settings.limits, somewhere);
+            let schedule = Schedule::new(now, since, self.drain_time(index), somewhere);
             let held = slot.held();
             if held == 0 || slot.drain_next.max(slot.hold_until).max(schedule.start) > now {
                 continue;
@@ -59,36 +61,33 @@ impl Planner {
             let left = schedule.end.since(now);
             let count = portion(held, left);
             let pause = left.mul_f64(f64::from(count) / f64::from(held)).max(STEP);
-            slot.drain_next = now + pause;
-            slot.asked += count;
-            return Some(Move {
-                from: slot.id.clone(),
-                count,
-                reason: MoveReason::Draining,
-                deadline: Some(schedule.deadline),
-            });
+            self.slots.update(now, index, |slot| slot.drain_next = now + pause);
+            self.ask(now, index, count, MoveReason::Draining);
         }
-        None
     }
 
-    /// When [`Self::next_drain`] has something next.
+    /// When [`Self::plan_drains`] has something next.
     pub(crate) fn drain_timeout(&self) -> Option<Time> {
-        let somewhere = self.has_ready();
-        let due = |slot: &Slot| {
-            let start = Schedule::new(Time::ZERO, slot.drain_since?, &self.settings.limits, somewhere).start;
+        if self.slots.totals().to_drain == 0 {
+            return None;
+        }
+        let somewhere = self.slots.totals().ready > 0;
+        let due = |(index, slot): (usize, &Slot)| {
+            let start = Schedule::new(Time::ZERO, slot.drain_since?, self.drain_time(index), somewhere).start;
             (slot.held() > 0).then(|| slot.drain_next.max(slot.hold_until).max(start))
         };
-        self.slots.iter().filter_map(due).min()
+        self.slots.iter().enumerate().filter_map(due).min()
+    }
+
+    /// From the beginning of an endpoint's drain to its deadline.
+    pub(crate) fn drain_time(&self, index: usize) -> Duration {
+        self.slots.at(index).ordered.unwrap_or(self.settings.limits.drain_deadline)
     }
 
     /// How long to leave a draining endpoint alone that had nothing movable: shorter when time is short.
-    pub(crate) fn drain_hold(&self, now: Time, since: Time) -> Duration {
-        let left = Schedule::new(now, since, &self.settings.limits, true).end.since(now);
+    pub(crate) fn drain_hold(&self, now: Time, since: Time, whole: Duration) -> Duration {
+        let left = Schedule::new(now, since, whole, true).end.since(now);
         if left.is_zero() { HOLD } else { (left / 4).clamp(STEP, HOLD) }
-    }
-
-    fn has_ready(&self) -> bool {
-        self.slots.iter().any(Slot::is_ready)
     }
 }
 
@@ -116,10 +115,8 @@ mod tests {
 
     #[test]
     fn the_end_keeps_a_fifth_and_at_least_a_second_before_the_deadline() {
-        let end = |seconds: u64| {
-            let limits = Limits { drain_deadline: Duration::from_secs(seconds), ..Limits::default() };
-            Schedule::new(Time::ZERO, Time::ZERO, &limits, true).end
-        };
+        let end =
+            |seconds: u64| Schedule::new(Time::ZERO, Time::ZERO, Duration::from_secs(seconds), true).end;
         assert_eq!(end(30), Time::from_millis(24_000));
         assert_eq!(end(3), Time::from_millis(2_000));
         assert_eq!(end(1), Time::ZERO);

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use model::{EndpointId, EndpointState, Time};
+use model::{EndpointId, EndpointState, Time, Weight};
 use serde::Serialize;
 
+use crate::level::Shares;
+use crate::slot::Slot;
 use crate::{Planner, PoolState};
 
 /// What the shell knows of the sessions of one endpoint.
@@ -67,33 +69,137 @@ pub struct PlannedMove {
     pub why: String,
 }
 
+/// What goes where, in whole sessions, before it is put into lines.
+#[derive(Default)]
+struct Flow {
+    /// Index and count of each that gives, with the reason.
+    gives: Vec<(usize, u64, String)>,
+    /// Of each that gets.
+    takes: Vec<(usize, u64)>,
+}
+
 impl Planner {
-    /// The plan as it would be carried out from `now` on. `sessions`: what the shell knows of each endpoint's.
+    /// The plan as it would be carried out from `now` on, new endpoints included that have not been ready for
+    /// `min_ready` yet. `sessions`: what the shell knows of each endpoint's.
     ///
-    /// Cost: sorting the endpoints; the lines are at most twice the endpoints.
+    /// Cost: a few passes over the endpoints; the lines are at most twice the endpoints.
     pub fn explain(&self, now: Time, sessions: &BTreeMap<EndpointId, Movable>) -> Plan {
-        let status = self.status(now);
+        let shares = self.shares_of_ready(self.ledger.away());
         let nothing = Movable::default();
-        let endpoints = status.endpoints.iter().map(|e| {
-            let of = sessions.get(&e.id).unwrap_or(&nothing);
+        let of = |slot: &Slot| sessions.get(&slot.id).unwrap_or(&nothing);
+        let endpoints = self.slots.iter().filter(|slot| !slot.is_ghost()).map(|slot| {
+            let target = if slot.is_ready() { shares.target(slot.weight) } else { 0.0 };
             PlannedEndpoint {
-                id: e.id.clone(),
-                state: e.state,
-                weight: e.weight,
-                sessions: e.sessions,
-                target: e.target,
-                surplus: e.surplus,
-                movable: of.movable,
-                pinned: of.pinned.clone(),
+                id: slot.id.clone(),
+                state: slot.state,
+                weight: slot.weight.value(),
+                sessions: slot.sessions,
+                target: (target * 100.0).round() / 100.0,
+                surplus: u32::try_from(self.excess(slot, shares)).unwrap_or(u32::MAX),
+                movable: of(slot).movable,
+                pinned: of(slot).pinned.clone(),
             }
         });
+        let endpoints = endpoints.collect();
+        let (state, why) = self.state(now);
+        let moves = self.lines(self.flow(shares, |slot| u64::from(of(slot).movable)));
         Plan {
-            state: status.state,
-            why: status.why,
-            moves_per_second: status.pace.moves_per_second,
-            moves_total: 0,
-            endpoints: endpoints.collect(),
-            moves: Vec::new(),
+            state,
+            why,
+            moves_per_second: self.rate(),
+            moves_total: moves.iter().map(|line| u64::from(line.count)).sum(),
+            endpoints,
+            moves,
         }
     }
+
+    /// Sessions above what an endpoint keeps.
+    fn excess(&self, slot: &Slot, shares: Shares) -> u64 {
+        let (_, stop) = self.ratios();
+        match slot.state {
+            EndpointState::Ready => u64::from(slot.held()).saturating_sub(shares.keep(slot.weight, stop)),
+            EndpointState::Unready => 0,
+            EndpointState::Terminating => u64::from(slot.held()),
+        }
+    }
+
+    /// Who gives and who gets: the fullest give down to one level, the emptiest are filled up to another.
+    fn flow(&self, shares: Shares, movable: impl Fn(&Slot) -> u64) -> Flow {
+        let mut flow = Flow::default();
+        let mut drained = 0;
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.is_terminating() && slot.held() > 0 && shares.weight > 0 {
+                drained += u64::from(slot.held());
+                flow.gives.push((index, u64::from(slot.held()), "draining".to_owned()));
+            }
+        }
+        let ready: Vec<_> = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready()).collect();
+        let lacks = |slot: &Slot| shares.ceil(slot.weight).saturating_sub(u64::from(slot.held()));
+        let room: u64 = ready.iter().map(|(_, slot)| lacks(slot)).sum();
+        let inbound = self.ledger.away() + self.slots.totals().outbound + drained;
+        let room = if self.settings.limits.enabled { room.saturating_sub(inbound) } else { 0 };
+        // Givers go down to the highest level at which what they give finds room.
+        let give = |slot: &Slot, level: f64| {
+            let down_to = (level * f64::from(slot.weight.value())) as u64;
+            self.excess(slot, shares).min(u64::from(slot.held()).saturating_sub(down_to)).min(movable(slot))
+        };
+        let top = ready.iter().map(|(_, slot)| per_weight(slot)).fold(0.0, f64::max);
+        let level = lowest(top, |level| ready.iter().map(|(_, slot)| give(slot, level)).sum::<u64>() <= room);
+        for (index, slot) in &ready {
+            let count = give(slot, level);
+            if count > 0 {
+                let ratio = f64::from(slot.sessions) / shares.target(slot.weight).max(f64::MIN_POSITIVE);
+                flow.gives.push((*index, count, format!("surplus: {ratio:.2} x its share")));
+            }
+        }
+        // Takers are filled up to the lowest level at which all of it has a place.
+        let all: u64 = flow.gives.iter().map(|(_, count, _)| count).sum();
+        let take = |slot: &Slot, level: f64| {
+            let up_to = (level * f64::from(slot.weight.value())).ceil() as u64;
+            up_to.saturating_sub(u64::from(slot.held()))
+        };
+        let high = top.max(shares.target(Weight::ONE)) + all as f64;
+        let level = lowest(high, |level| ready.iter().map(|(_, slot)| take(slot, level)).sum::<u64>() >= all);
+        flow.takes =
+            ready.iter().map(|(index, slot)| (*index, take(slot, level))).filter(|(_, n)| *n > 0).collect();
+        flow
+    }
+
+    /// Gives and takes matched in order.
+    fn lines(&self, flow: Flow) -> Vec<PlannedMove> {
+        let mut lines = Vec::new();
+        let mut takes = flow.takes.into_iter();
+        let mut taker = takes.next();
+        for (from, mut left, why) in flow.gives {
+            while left > 0
+                && let Some((to, free)) = taker
+            {
+                let count = left.min(free);
+                left -= count;
+                taker = if free > count { Some((to, free - count)) } else { takes.next() };
+                lines.push(PlannedMove {
+                    from: self.slots.at(from).id.clone(),
+                    to: self.slots.at(to).id.clone(),
+                    count: u32::try_from(count).unwrap_or(u32::MAX),
+                    why: why.clone(),
+                });
+            }
+        }
+        lines
+    }
+}
+
+fn per_weight(slot: &Slot) -> f64 {
+    f64::from(slot.held()) / f64::from(slot.weight.value())
+}
+
+/// The lowest level from 0 to `top` at which `holds`, which holds at `top` and above each level where it does.
+fn lowest(top: f64, holds: impl Fn(f64) -> bool) -> f64 {
+    let (mut low, mut high) = (0.0, top);
+    // 50 halvings: finer than a session.
+    for _ in 0..50 {
+        let middle = f64::midpoint(low, high);
+        if holds(middle) { high = middle } else { low = middle }
+    }
+    high
 }

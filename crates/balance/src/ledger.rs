@@ -2,6 +2,10 @@
 //!
 //! A client is known by its address only, so several behind one address share a queue; the oldest entry is taken
 //! first. Bounded in number and in time; what falls out counts as never returned.
+//!
+//! With several gateway replicas most moved clients return to another one, and those of the others come here. A
+//! stranger that comes in such a client's stead is a credit: the entry stays, to recognise its own client, but it no
+//! longer counts as away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +22,17 @@ const ENTRIES_MAX: usize = 100_000;
 pub(crate) struct Departure {
     pub(crate) donor: EndpointId,
     pub(crate) moved_at: Time,
+    /// How often it has been moved, this one included.
+    pub(crate) moves: u32,
+}
+
+/// Entries that have left the ledger without their client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Expired {
+    /// Nobody came in their stead.
+    pub(crate) lost: u64,
+    /// Covered by a stranger's arrival: back at another replica, as far as one can tell.
+    pub(crate) elsewhere: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -27,51 +42,102 @@ pub(crate) struct Ledger {
     /// All of them, oldest first.
     order: BTreeMap<u64, (ClientKey, Time)>,
     next: u64,
+    /// Strangers that came in the stead of so many entries.
+    credits: u64,
+    /// Entries with a smaller number are late.
+    late_below: u64,
+    late: u64,
 }
 
 impl Ledger {
-    /// Clients on their way back.
-    pub(crate) fn len(&self) -> usize {
-        self.order.len()
+    /// Clients on their way back, as far as one can tell.
+    pub(crate) fn away(&self) -> u64 {
+        self.order.len() as u64 - self.credits
     }
 
-    /// Notes a departure. Returns how many older ones were forgotten for it: 0 or 1.
-    pub(crate) fn push(&mut self, client: ClientKey, departure: Departure) -> u64 {
-        let forgotten = if self.len() >= ENTRIES_MAX { self.pop_oldest() } else { 0 };
+    /// Those of them that are away for longer than [`Self::mark_late`] was told.
+    pub(crate) fn late(&self) -> u64 {
+        self.late.saturating_sub(self.credits)
+    }
+
+    /// Notes a departure. What had to be forgotten for it has expired.
+    pub(crate) fn push(&mut self, client: ClientKey, departure: Departure) -> Expired {
+        let mut expired = Expired::default();
+        if self.order.len() >= ENTRIES_MAX {
+            self.pop_oldest(&mut expired);
+        }
         self.order.insert(self.next, (client, departure.moved_at));
         self.entries.insert((client, self.next), departure);
         self.next += 1;
-        forgotten
+        expired
+    }
+
+    /// The donor of the client's oldest departure.
+    pub(crate) fn donor(&self, client: ClientKey) -> Option<&EndpointId> {
+        let (_, departure) = self.entries.range((client, 0)..=(client, u64::MAX)).next()?;
+        Some(&departure.donor)
     }
 
     /// The oldest departure of this client, which is then settled.
     pub(crate) fn take(&mut self, client: ClientKey) -> Option<Departure> {
         let key = *self.entries.range((client, 0)..=(client, u64::MAX)).next()?.0;
         self.order.remove(&key.1);
+        self.late -= u64::from(key.1 < self.late_below);
+        self.credits = self.credits.min(self.order.len() as u64);
         self.entries.remove(&key)
     }
 
-    /// Drops those that have been away for `timeout`. Returns how many.
-    pub(crate) fn expire(&mut self, now: Time, timeout: Duration) -> u64 {
-        let mut expired = 0;
-        while let Some((_, (_, moved_at))) = self.order.first_key_value() {
-            if *moved_at + timeout > now {
-                break;
+    /// A stranger came in the stead of one that is away. False when nobody is.
+    pub(crate) fn credit(&mut self) -> bool {
+        let is_owed = self.away() > 0;
+        self.credits += u64::from(is_owed);
+        is_owed
+    }
+
+    /// Those away for `after` are late from now on.
+    pub(crate) fn mark_late(&mut self, now: Time, after: Duration) {
+        for (number, (_, moved_at)) in self.order.range(self.late_below..) {
+            if *moved_at + after > now {
+                self.late_below = *number;
+                return;
             }
-            expired += self.pop_oldest();
+            self.late += 1;
+        }
+        self.late_below = self.next;
+    }
+
+    /// Drops those that have been away for `timeout`.
+    pub(crate) fn expire(&mut self, now: Time, timeout: Duration) -> Expired {
+        let mut expired = Expired::default();
+        while self.expires_at(timeout).is_some_and(|at| at <= now) {
+            self.pop_oldest(&mut expired);
         }
         expired
     }
 
-    /// How many [`Self::expire`] would drop.
-    pub(crate) fn overdue(&self, now: Time, timeout: Duration) -> usize {
-        self.order.values().take_while(|(_, moved_at)| *moved_at + timeout <= now).count()
+    /// When [`Self::expire`] has something to do.
+    pub(crate) fn expires_at(&self, timeout: Duration) -> Option<Time> {
+        let (_, (_, moved_at)) = self.order.first_key_value()?;
+        Some(*moved_at + timeout)
     }
 
-    fn pop_oldest(&mut self) -> u64 {
-        let Some((number, (client, _))) = self.order.pop_first() else { return 0 };
+    /// What [`Self::expire`] would find.
+    pub(crate) fn overdue(&self, now: Time, timeout: Duration) -> Expired {
+        let all = self.order.values().take_while(|(_, moved_at)| *moved_at + timeout <= now).count() as u64;
+        let elsewhere = all.min(self.credits);
+        Expired { lost: all - elsewhere, elsewhere }
+    }
+
+    fn pop_oldest(&mut self, expired: &mut Expired) {
+        let Some((number, (client, _))) = self.order.pop_first() else { return };
         self.entries.remove(&(client, number));
-        1
+        self.late -= u64::from(number < self.late_below);
+        if self.credits > 0 {
+            self.credits -= 1;
+            expired.elsewhere += 1;
+        } else {
+            expired.lost += 1;
+        }
     }
 }
 
@@ -80,7 +146,7 @@ mod tests {
     use super::*;
 
     fn departure(donor: &str, millis: u64) -> Departure {
-        Departure { donor: donor.into(), moved_at: Time::from_millis(millis) }
+        Departure { donor: donor.into(), moved_at: Time::from_millis(millis), moves: 1 }
     }
 
     #[test]
@@ -92,7 +158,7 @@ mod tests {
         assert_eq!(ledger.take(ClientKey(1)), Some(departure("a", 1)));
         assert_eq!(ledger.take(ClientKey(1)), Some(departure("c", 3)));
         assert_eq!(ledger.take(ClientKey(1)), None);
-        assert_eq!(ledger.len(), 1);
+        assert_eq!(ledger.away(), 1);
     }
 
     #[test]
@@ -101,19 +167,61 @@ mod tests {
         ledger.push(ClientKey(1), departure("a", 1_000));
         ledger.push(ClientKey(1), departure("a", 2_000));
         let timeout = Duration::from_secs(30);
-        assert_eq!(ledger.expire(Time::from_millis(30_999), timeout), 0);
-        assert_eq!(ledger.overdue(Time::from_millis(31_000), timeout), 1);
-        assert_eq!(ledger.expire(Time::from_millis(31_000), timeout), 1);
+        let one = Expired { lost: 1, elsewhere: 0 };
+        assert_eq!(ledger.expires_at(timeout), Some(Time::from_millis(31_000)));
+        assert_eq!(ledger.expire(Time::from_millis(30_999), timeout), Expired::default());
+        assert_eq!(ledger.overdue(Time::from_millis(31_000), timeout), one);
+        assert_eq!(ledger.expire(Time::from_millis(31_000), timeout), one);
         assert_eq!(ledger.take(ClientKey(1)), Some(departure("a", 2_000)));
     }
 
     #[test]
     fn the_ledger_is_bounded_and_forgets_the_oldest() {
         let mut ledger = Ledger::default();
-        let forgotten: u64 =
-            (0..ENTRIES_MAX + 3).map(|i| ledger.push(ClientKey(i as u128), departure("a", i as u64))).sum();
-        assert_eq!((forgotten, ledger.len()), (3, ENTRIES_MAX));
+        let forgotten: u64 = (0..ENTRIES_MAX + 3)
+            .map(|i| ledger.push(ClientKey(i as u128), departure("a", i as u64)).lost)
+            .sum();
+        assert_eq!((forgotten, ledger.away()), (3, ENTRIES_MAX as u64));
         assert_eq!(ledger.take(ClientKey(2)), None);
         assert!(ledger.take(ClientKey(3)).is_some());
+    }
+
+    #[test]
+    fn a_strangers_arrival_stands_for_somebody_who_is_away() {
+        let mut ledger = Ledger::default();
+        assert!(!ledger.credit(), "nobody is away");
+        for i in 0..3 {
+            ledger.push(ClientKey(i), departure("a", 1_000));
+        }
+        assert!(ledger.credit() && ledger.credit());
+        assert_eq!(ledger.away(), 1);
+        assert_eq!(ledger.donor(ClientKey(0)), Some(&"a".into()), "its own client is still recognised");
+        assert!(ledger.take(ClientKey(0)).is_some());
+        assert_eq!(ledger.away(), 0);
+        let expired = ledger.expire(Time::from_millis(90_000), Duration::from_secs(30));
+        assert_eq!(expired, Expired { lost: 0, elsewhere: 2 });
+        assert_eq!(ledger.away(), 0);
+    }
+
+    #[test]
+    fn who_is_late_is_counted_until_it_is_back_or_given_up() {
+        let mut ledger = Ledger::default();
+        for i in 0..4 {
+            ledger.push(ClientKey(i), departure("a", 1_000 * i as u64));
+        }
+        let after = Duration::from_secs(2);
+        ledger.mark_late(Time::from_millis(1_999), after);
+        assert_eq!(ledger.late(), 0);
+        ledger.mark_late(Time::from_millis(3_500), after);
+        assert_eq!(ledger.late(), 2);
+        ledger.take(ClientKey(0));
+        ledger.take(ClientKey(3));
+        assert_eq!(ledger.late(), 1);
+        ledger.mark_late(Time::from_millis(60_000), after);
+        assert_eq!(ledger.late(), 2);
+        ledger.credit();
+        assert_eq!(ledger.late(), 1);
+        ledger.expire(Time::from_millis(60_000), Duration::from_secs(30));
+        assert_eq!((ledger.late(), ledger.away()), (0, 0));
     }
 }

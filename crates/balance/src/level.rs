@@ -1,19 +1,38 @@
 //! Surplus moves: who is above its share, and how many leave now.
 //!
-//! The target of a ready endpoint is its weight's share of every session that is to be somewhere: those on ready
-//! endpoints, those still on draining ones, and moved clients on their way back. So a move under way changes no
-//! target, and a fleet that takes seconds to return is not levelled twice. Sessions of unready endpoints stay
-//! where they are and count for nobody.
+//! The target of an endpoint that takes part is its weight's share of every session that is to be somewhere: those on
+//! endpoints that take part, those still on draining ones, and moved clients on their way back. So a move under way
+//! changes no target, and a fleet that takes seconds to return is not levelled twice. Sessions of unready endpoints,
+//! and of those that have not been ready for `min_ready`, stay where they are and count for nobody.
 //!
 //! Hysteresis: levelling starts above `start_ratio` and then takes from the fullest endpoint down until none is
 //! above `stop_ratio`.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
-use model::{EndpointState, Time, Weight};
+use model::{Time, Weight};
 
-use crate::{Move, MoveReason, Planner};
+use crate::pace::MOVE_BURST;
+use crate::slot::Slot;
+use crate::{Move, MoveReason, Planner, Policy, Report, Trigger};
+
+/// How soon a plan looks again while the return guard or the bound of concurrent moves lets nothing more begin.
+const WAIT: Duration = Duration::from_millis(250);
+
+/// Levelling that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) since: Time,
+    pub(crate) moved: u64,
+    /// Its beginning was reported, so its end will be.
+    pub(crate) told: bool,
+    /// When the next batch can be planned.
+    pub(crate) next: Time,
+    /// Nothing may begin before a move has ended or a client is back.
+    pub(crate) starved: bool,
+}
 
 /// What is shared, and by how much weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +63,7 @@ impl Shares {
     }
 
     /// What an endpoint keeps once levelling has started: the stop ratio, and never less than its whole share.
-    fn keep(self, weight: Weight, stop_ratio: f64) -> u64 {
+    pub(crate) fn keep(self, weight: Weight, stop_ratio: f64) -> u64 {
         self.ceil(weight).max((self.target(weight) * stop_ratio) as u64)
     }
 }
@@ -79,24 +98,29 @@ struct Donors {
 }
 
 impl Planner {
-    pub(crate) fn shares(&self, away: usize) -> Shares {
-        let mut shares = Shares { total: away as u64, weight: 0 };
-        for slot in &self.slots {
-            shares.total += u64::from(match slot.state {
-                EndpointState::Ready | EndpointState::Terminating => slot.staying(),
-                EndpointState::Unready => slot.outbound(),
-            });
-            if slot.is_ready() {
-                shares.weight += u64::from(slot.weight.value());
-            }
-        }
-        shares
+    pub(crate) fn shares(&self) -> Shares {
+        let totals = self.slots.totals();
+        Shares { total: totals.shared + self.ledger.away(), weight: totals.weight }
+    }
+
+    /// The ratios that start and stop levelling. With `consistent_hash`, what the bound of the ring allows is no surplus.
+    pub(crate) fn ratios(&self) -> (f64, f64) {
+        let limits = &self.settings.limits;
+        let least = match self.settings.policy {
+            Policy::ConsistentHash => self.settings.placement.hash_load_max,
+            Policy::LeastConnections | Policy::P2c | Policy::Random | Policy::RoundRobin => 1.0,
+        };
+        (limits.start_ratio.max(least), limits.stop_ratio.max(least))
+    }
+
+    /// True when nothing may be moved for balance or age, whatever the counts say.
+    pub(crate) fn is_blocked(&self) -> bool {
+        !self.settings.limits.enabled || self.paused || self.slots.rules.panic || self.guard.is_stopped()
     }
 
     /// Puts the surplus moves that may begin at `now` into the queue.
     pub(crate) fn plan_surplus(&mut self, now: Time) {
-        if !self.settings.limits.enabled {
-            self.levelling = false;
+        if self.is_blocked() {
             return;
         }
         if let Some(settle) = self.settle {
@@ -108,44 +132,80 @@ impl Planner {
         }
         if self.next_check <= now {
             self.next_check = now + self.settings.limits.interval;
-            self.levelling |= self.exceeds();
-            self.level_at = Some(now);
+            let trigger = std::mem::replace(&mut self.trigger, Trigger::Drift);
+            if self.run.is_none() && self.exceeds() {
+                self.start(now, trigger);
+            }
         }
-        if self.levelling && self.level_at.is_some_and(|at| at <= now) {
+        if self.run.is_some_and(|run| run.next <= now) {
             self.plan_batch(now);
         }
     }
 
-    /// Moves a second that are allowed now.
+    /// Begins to level.
+    pub(crate) fn start(&mut self, now: Time, trigger: Trigger) {
+        let shares = self.shares();
+        let moves = self.surplus(shares).min(self.room(shares));
+        self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false });
+        if moves > 0 {
+            self.tell(Report::PlanStarted { trigger, moves });
+        }
+    }
+
+    fn finish(&mut self, now: Time) {
+        if let Some(run) = self.run.take().filter(|run| run.told) {
+            self.tell(Report::PlanFinished { moved: run.moved, took: now.since(run.since) });
+        }
+    }
+
+    /// Moves a second that are allowed now at this replica.
     pub(crate) fn rate(&self) -> f64 {
-        let sessions: u64 = self.slots.iter().map(|slot| u64::from(slot.sessions)).sum();
-        self.settings.limits.moves_per_second_max.unwrap_or_else(|| (0.02 * sessions as f64).clamp(10.0, 500.0))
+        let limits = &self.settings.limits;
+        let replicas = f64::from(self.replicas);
+        // Every replica is taken to have as many sessions as this one.
+        let tier = || (0.02 * self.slots.totals().sessions as f64 * replicas).clamp(10.0, 500.0);
+        let factor = if limits.adaptive_pace { self.pace.factor() } else { 1.0 };
+        limits.moves_per_second_max.unwrap_or_else(tier) / replicas * factor
     }
 
     /// True when some endpoint is above the band in which nothing is done.
     fn exceeds(&self) -> bool {
-        let shares = self.shares(self.ledger.len());
-        self.slots.iter().filter(|slot| slot.is_ready()).any(|slot| {
+        let (shares, (start, stop)) = (self.shares(), self.ratios());
+        let min_surplus = u64::from(self.settings.limits.min_surplus);
+        self.sharers().any(|(_, slot)| {
             let held = u64::from(slot.held());
-            held as f64 > shares.target(slot.weight) * self.settings.limits.start_ratio
-                && held.saturating_sub(shares.floor(slot.weight)) >= u64::from(self.settings.limits.min_surplus)
-                && held > shares.keep(slot.weight, self.settings.limits.stop_ratio)
+            held as f64 > shares.target(slot.weight) * start
+                && held.saturating_sub(shares.floor(slot.weight)) >= min_surplus
+                && held > shares.keep(slot.weight, stop)
         })
     }
 
+    /// Those that take part in the shares.
+    fn sharers(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready() && slot.is_capacity)
+    }
+
+    /// Sessions above what the endpoints keep.
+    fn surplus(&self, shares: Shares) -> u64 {
+        let (_, stop) = self.ratios();
+        let above =
+            |(_, slot): (usize, &Slot)| u64::from(slot.held()).saturating_sub(shares.keep(slot.weight, stop));
+        self.sharers().map(above).sum()
+    }
+
     fn plan_batch(&mut self, now: Time) {
-        let shares = self.shares(self.ledger.len());
+        let shares = self.shares();
         let mut donors = self.donors(now, shares);
         let room = self.room(shares);
-        if donors.able.is_empty() || room == 0 {
-            self.level_at = donors.held_back_until;
-            self.levelling = donors.held_back_until.is_some();
-            return;
+        if room == 0 || donors.able.is_empty() {
+            return match donors.held_back_until {
+                Some(at) if room > 0 => self.look_at(at),
+                Some(_) | None => self.finish(now),
+            };
         }
-        let rate = self.rate();
-        let allowed = self.bucket.available(now, rate);
-        let concurrent = self.settings.limits.concurrent_moves_max.saturating_sub(self.surplus_moves());
-        let budget = u64::from(allowed.min(concurrent)).min(room);
+        let rate = self.rate().min(self.receivers_rate(now, shares));
+        let allowed = self.may_begin(now).min(room);
+        let budget = allowed.min(u64::from(self.bucket.available(now, rate, MOVE_BURST)));
         let mut chosen = Vec::new();
         let mut taken = 0;
         while u64::from(taken) < budget
@@ -159,26 +219,69 @@ impl Planner {
         chosen.extend(donors.able.into_vec().into_iter().filter(|donor| donor.count > 0));
         chosen.sort_unstable_by_key(|donor| donor.index);
         for donor in chosen {
-            let slot = &mut self.slots[donor.index];
-            slot.asked += donor.count;
-            let from = slot.id.clone();
-            self.queue.push_back(Move {
-                from,
-                count: donor.count,
-                reason: MoveReason::Surplus,
-                deadline: None,
-            });
+            self.ask(now, donor.index, donor.count, MoveReason::Surplus);
         }
         self.bucket.take(now, rate, taken);
-        // Waiting for an end of a move needs no clock: whoever reports it wakes the plan.
-        self.level_at = (concurrent > 0).then(|| self.bucket.ready_at(rate));
+        let ready = self.bucket.ready_at(rate, MOVE_BURST);
+        self.look_at(if allowed == 0 { now + WAIT } else { ready });
+        if let Some(run) = &mut self.run {
+            run.starved = allowed == 0;
+        }
+    }
+
+    /// A move has ended, or a client is back: what waited for it may go on.
+    pub(crate) fn wake(&mut self, now: Time) {
+        if let Some(run) = self.run.as_mut().filter(|run| run.starved) {
+            run.next = now;
+        }
+    }
+
+    /// Sessions a second that those below their share take: all of them may be in their slow start.
+    fn receivers_rate(&self, now: Time, shares: Shares) -> f64 {
+        let rules = &self.slots.rules;
+        let mut receivers =
+            self.sharers().filter(|(_, slot)| u64::from(slot.held()) < shares.ceil(slot.weight)).peekable();
+        if receivers.peek().is_none() {
+            return f64::INFINITY;
+        }
+        receivers.map(|(_, slot)| slot.arrivals_per_second(now, rules)).sum()
+    }
+
+    /// The next batch is planned at `at`.
+    fn look_at(&mut self, at: Time) {
+        if let Some(run) = &mut self.run {
+            run.next = at;
+        }
+    }
+
+    /// Moves for balance or age that may begin now, as far as those under way and the clients that are away allow.
+    pub(crate) fn may_begin(&mut self, now: Time) -> u64 {
+        self.ledger.mark_late(now, self.guard.late_after());
+        let under_way = self.slots.totals().surplus_moves;
+        let away = self.ledger.away() + self.slots.totals().outbound;
+        let concurrent = u64::from(self.settings.limits.concurrent_moves_max).saturating_sub(under_way);
+        concurrent.min(self.guard.allowance(&self.settings.limits, away, self.ledger.late()))
+    }
+
+    /// Puts a move into the queue.
+    pub(crate) fn ask(&mut self, now: Time, index: usize, count: u32, reason: MoveReason) {
+        let (id, deadline) = self.slots.update(now, index, |slot| {
+            slot.asked += count;
+            if reason == MoveReason::MaxAge {
+                slot.asked_for_age += count;
+            }
+            (slot.id.clone(), slot.drain_since)
+        });
+        let deadline = deadline.map(|since| since + self.drain_time(index));
+        self.queue.push_back(Move { from: id, count, reason, deadline });
     }
 
     fn donors(&self, now: Time, shares: Shares) -> Donors {
         let mut donors = Donors { able: BinaryHeap::new(), held_back_until: None };
-        for (index, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready()) {
+        let (_, stop) = self.ratios();
+        for (index, slot) in self.sharers() {
             let held = u64::from(slot.held());
-            let keep = shares.keep(slot.weight, self.settings.limits.stop_ratio);
+            let keep = shares.keep(slot.weight, stop);
             if held <= keep {
                 continue;
             }
@@ -193,27 +296,12 @@ impl Planner {
         donors
     }
 
-    /// What the ready endpoints can take below their targets (rounded up), without what is already on its way.
+    /// What the endpoints can take below their targets (rounded up), without what is already on its way.
     fn room(&self, shares: Shares) -> u64 {
-        let (mut room, mut inbound) = (0u64, self.ledger.len() as u64);
-        for slot in &self.slots {
-            inbound += u64::from(slot.outbound());
-            match slot.state {
-                EndpointState::Ready => {
-                    room += shares.ceil(slot.weight).saturating_sub(u64::from(slot.held()));
-                }
-                EndpointState::Terminating => inbound += u64::from(slot.held()),
-                EndpointState::Unready => {}
-            }
-        }
-        room.saturating_sub(inbound)
-    }
-
-    /// Moves under way or asked for that are not part of a drain.
-    fn surplus_moves(&self) -> u32 {
-        self.slots
-            .iter()
-            .filter(|slot| !slot.is_terminating())
-            .fold(0u32, |sum, slot| sum.saturating_add(slot.moving).saturating_add(slot.asked))
+        let below =
+            |(_, slot): (usize, &Slot)| shares.ceil(slot.weight).saturating_sub(u64::from(slot.held()));
+        let room: u64 = self.sharers().map(below).sum();
+        let totals = self.slots.totals();
+        room.saturating_sub(self.ledger.away() + totals.outbound + totals.to_drain)
     }
 }

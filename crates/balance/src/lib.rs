@@ -7,6 +7,8 @@
 //! Not here: by what means a session is moved (the gateway's ladder), sockets, clocks, and a random source: time
 //! and the seed are arguments.
 
+mod admission;
+mod age;
 mod commands;
 mod drain;
 mod explain;
@@ -19,16 +21,17 @@ mod pick;
 mod planner;
 mod random;
 mod report;
+mod returns;
 mod slot;
+mod slots;
 mod status;
+mod tournament;
 pub mod victims;
 
 pub use explain::{Movable, Plan, PlannedEndpoint, PlannedMove};
 pub use hash::hash_key;
 pub use limits::{Admission, Limits, Placement, Policy, Settings};
 pub use pick::Pick;
-pub use planner::{
-    Action, ClientKey, Ended, Move, MoveReason, Opened, Planner, Purpose, Request, Visitor,
-};
+pub use planner::{Action, ClientKey, Ended, Move, MoveReason, Opened, Planner, Purpose, Request, Visitor};
 pub use report::{Cause, Refusal, Report, Trigger, UnknownEndpoint};
 pub use status::{Admitted, EndpointStatus, Guard, MoveCounts, Outcomes, Pace, PoolState, PoolStatus};

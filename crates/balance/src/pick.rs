@@ -1,101 +1,183 @@
 //! Placement: which endpoint a new session gets.
 //!
-//! Linear in the endpoints and free of allocation; ratios are compared by multiplying crosswise, so equal loads
-//! are equal exactly and ties are broken at random instead of by rounding.
+//! Ratios are compared by multiplying crosswise, so equal loads are equal exactly and ties are broken at random
+//! instead of by rounding. No policy looks at every endpoint, and none allocates.
 
 use std::cmp::Ordering;
 use std::net::SocketAddr;
 
-use model::EndpointId;
+use model::{EndpointId, Time};
 
+use crate::hash::Ring;
 use crate::random::Random;
 use crate::slot::Slot;
-use crate::{Planner, Policy};
+use crate::slots::Slots;
+use crate::tournament::{Draw, Tournament};
+use crate::{Placement, Policy};
+
+/// Owners on the ring that are asked before the least loaded endpoint is taken.
+const OWNERS_ASKED_MAX: usize = 200;
+/// The golden ratio's fraction of 2^32: multiples of it, modulo 2^32, are spread evenly however many there are.
+const GOLDEN: u64 = 0x9E37_79B9;
+
+/// What a turn of round robin costs at weight 1.
+const STRIDE: u64 = 1 << 40;
+
+/// What a turn of round robin costs.
+fn stride(slot: &Slot) -> u64 {
+    STRIDE / u64::from(slot.weight.value())
+}
 
 /// Where to dial.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pick {
-    /// Reported back in `handle_opened` or `handle_pick_failed`.
+    /// Reported back in `handle_opened`, `handle_pick_failed` or `handle_released`.
     pub endpoint: EndpointId,
     /// Its address at this moment.
     pub address: SocketAddr,
 }
 
-impl Planner {
-    /// The index that the policy chooses among ready endpoints that are not in `tried`.
-    pub(crate) fn choose(&mut self, tried: &[EndpointId]) -> Option<usize> {
-        match self.settings.policy {
-            Policy::LeastConnections | Policy::P2c | Policy::ConsistentHash => least(&self.slots, tried, &mut self.random),
-            Policy::Random => by_weight(&self.slots, tried, &mut self.random),
-            Policy::RoundRobin => in_turn(&mut self.slots, tried),
+/// (sessions + pending + 1) / weight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    sessions: u64,
+    weight: u64,
+}
+
+impl Load {
+    pub(crate) fn of(slot: &Slot) -> Self {
+        Self {
+            sessions: u64::from(slot.sessions) + u64::from(slot.pending) + 1,
+            weight: u64::from(slot.weight.value()),
         }
     }
 }
 
-fn may_take(slot: &Slot, tried: &[EndpointId]) -> bool {
-    slot.is_ready() && !tried.contains(&slot.id)
+impl Ord for Load {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // At most 2^33 x 1000: no overflow.
+        (self.sessions * other.weight).cmp(&(other.sessions * self.weight))
+    }
 }
 
-/// Smallest (sessions + pending + 1) / weight.
-fn least(slots: &[Slot], tried: &[EndpointId], random: &mut Random) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    let mut ties = 0u64;
-    for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| may_take(slot, tried)) {
-        match best.map_or(Ordering::Less, |b| compare_load(slot, &slots[b])) {
-            Ordering::Less => (best, ties) = (Some(index), 1),
-            Ordering::Equal => {
-                // The k-th of k equals replaces the choice with probability 1/k: all are equally likely.
-                ties += 1;
-                if random.below(ties) == 0 {
-                    best = Some(index);
-                }
+impl PartialOrd for Load {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Load {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Load {}
+
+/// What a policy needs to pick fast, kept in step by `Slots`.
+#[derive(Clone, Debug)]
+pub(crate) enum Index {
+    Least(Tournament<Load>),
+    Pairs(Draw),
+    Weights(Draw),
+    /// Weighted stride scheduling: who has the smallest pass is next, and pays for it. It begins anew when the set of
+    /// endpoints changes.
+    Turns {
+        turns: Tournament<u64>,
+        passes: Vec<u64>,
+        /// The pass of the last turn: whoever joins begins behind it.
+        present: u64,
+    },
+    Hash {
+        ring: Ring,
+        least: Tournament<Load>,
+        load_max: f64,
+    },
+}
+
+impl Index {
+    /// Nobody takes part before [`Self::refresh`].
+    pub(crate) fn new(policy: Policy, placement: &Placement, slots: &[Slot]) -> Self {
+        let loads = || Tournament::new(slots.iter().map(|_| None));
+        let nothing = || Draw::new(slots.iter().map(|_| 0));
+        match policy {
+            Policy::LeastConnections => Self::Least(loads()),
+            Policy::P2c => Self::Pairs(nothing()),
+            Policy::Random => Self::Weights(nothing()),
+            Policy::RoundRobin => {
+                let turns = Tournament::new(slots.iter().map(|_| None));
+                Self::Turns { turns, passes: vec![0; slots.len()], present: 1 }
             }
-            Ordering::Greater => {}
+            Policy::ConsistentHash => {
+                Self::Hash { ring: Ring::new(slots), least: loads(), load_max: placement.hash_load_max }
+            }
         }
     }
-    best
-}
 
-fn compare_load(a: &Slot, b: &Slot) -> Ordering {
-    let load = |slot: &Slot| u64::from(slot.sessions) + u64::from(slot.pending) + 1;
-    let weight = |slot: &Slot| u64::from(slot.weight.value());
-    // At most 2^33 x 1000: no overflow.
-    (load(a) * weight(b)).cmp(&(load(b) * weight(a)))
-}
-
-fn by_weight(slots: &[Slot], tried: &[EndpointId], random: &mut Random) -> Option<usize> {
-    let able = || slots.iter().enumerate().filter(|(_, slot)| may_take(slot, tried));
-    let total: u64 = able().map(|(_, slot)| u64::from(slot.weight.value())).sum();
-    if total == 0 {
-        return None;
+    /// Takes what has changed about an endpoint. `is_open`: it may be picked.
+    pub(crate) fn refresh(&mut self, index: usize, slot: &Slot, is_open: bool) {
+        match self {
+            Self::Least(least) | Self::Hash { least, .. } => {
+                least.set(index, is_open.then(|| Load::of(slot)));
+            }
+            Self::Pairs(draw) => draw.set(index, u64::from(is_open)),
+            Self::Weights(draw) => draw.set(index, if is_open { u64::from(slot.weight.value()) } else { 0 }),
+            Self::Turns { turns, passes, present } => {
+                if is_open && passes[index] < *present {
+                    // The starts are spread, so that the turns of light ones do not come in a row.
+                    let phase = (index as u64).wrapping_mul(GOLDEN) & 0xFFFF_FFFF;
+                    passes[index] = *present + (stride(slot) >> 16) * (phase >> 16);
+                }
+                turns.set(index, is_open.then(|| passes[index]));
+            }
+        }
     }
-    let mut left = random.below(total);
-    for (index, slot) in able() {
-        let weight = u64::from(slot.weight.value());
-        if left < weight {
+}
+
+impl Slots {
+    /// The endpoint that the policy chooses among those that may be picked and are not in `except`.
+    pub(crate) fn choose(
+        &mut self,
+        now: Time,
+        hash: u64,
+        except: &[usize],
+        random: &mut Random,
+    ) -> Option<usize> {
+        if let Index::Hash { ring, load_max, .. } = &self.index
+            && let Some(index) = self.owner(now, ring, *load_max, hash, except)
+        {
             return Some(index);
         }
-        left -= weight;
+        match &mut self.index {
+            Index::Least(least) | Index::Hash { least, .. } => least.pick(except, random),
+            Index::Weights(draw) => draw.pick(except, random),
+            Index::Turns { turns, passes, present } => {
+                let index = turns.pick(except, random)?;
+                *present = passes[index];
+                passes[index] += stride(&self.list[index]);
+                Some(index)
+            }
+            Index::Pairs(draw) => {
+                let first = draw.pick(except, random)?;
+                draw.set(first, 0);
+                let second = draw.pick(except, random);
+                draw.set(first, 1);
+                let Some(second) = second else { return Some(first) };
+                let is_less = Load::of(&self.list[second]) < Load::of(&self.list[first]);
+                Some(if is_less { second } else { first })
+            }
+        }
     }
-    None
-}
 
-/// Smooth weighted round robin, as in nginx: all earn their weight, the richest is chosen and pays the sum.
-/// Weights 5, 1, 1 give `a a b a c a a` and not `a a a a a b c`.
-fn in_turn(slots: &mut [Slot], tried: &[EndpointId]) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    let mut total = 0i64;
-    for index in 0..slots.len() {
-        if !may_take(&slots[index], tried) {
-            continue;
-        }
-        let weight = i64::from(slots[index].weight.value());
-        total += weight;
-        slots[index].turn += weight;
-        if best.is_none_or(|b| slots[index].turn > slots[b].turn) {
-            best = Some(index);
-        }
+    /// The first owner of the key that may be picked and is below its bound.
+    fn owner(&self, now: Time, ring: &Ring, load_max: f64, hash: u64, except: &[usize]) -> Option<usize> {
+        let totals = self.totals();
+        let fair = (totals.sessions + 1) as f64 * load_max / totals.weight.max(1) as f64;
+        ring.owners(hash).take(OWNERS_ASKED_MAX).find(|index| {
+            let slot = self.at(*index);
+            let bound = (fair * f64::from(slot.weight.value())).ceil();
+            let load = f64::from(slot.sessions) + f64::from(slot.pending) + 1.0;
+            load <= bound && slot.withheld(now, &self.rules).is_none() && !except.contains(index)
+        })
     }
-    slots[best?].turn -= total;
-    best
 }

@@ -1,21 +1,33 @@
 //! The planner of one pool: counts in, picks and moves out.
 //!
-//! How it decides is in `pick`, `level` and `drain`; here is its state, the contract, and the bookkeeping.
+//! How it decides is in `pick`, `level`, `drain`, `age`, `returns` and `admission`; here is its state, the contract, and
+//! the bookkeeping.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use model::{Endpoint, EndpointId, EndpointState, Time};
+use model::{Endpoint, EndpointId, Time};
 
+use crate::admission::Gate;
+use crate::age::AGE_HOLD;
 use crate::drain::HOLD;
-use crate::ledger::{Departure, Ledger};
-use crate::pace::Bucket;
+use crate::ledger::{Departure, Expired, Ledger};
+use crate::level::Run;
+use crate::pace::{Adaptive, Bucket};
 use crate::random::Random;
-use crate::slot::Slot;
-use crate::{MoveCounts, Pick, Refusal, Report, Settings};
+use crate::returns::ReturnGuard;
+use crate::slot::Rules;
+use crate::slots::Slots;
+use crate::{Admitted, MoveCounts, Pick, Refusal, Report, Settings, Trigger};
 
 /// Endpoint changes that never pause for `settle` delay a plan by at most this many times `settle`.
 const SETTLE_TIMES_MAX: u32 = 12;
+/// Endpoints that one request may have tried and are kept from being tried again.
+const TRIED_MAX: usize = 15;
+/// Reports that wait to be told; older ones give way.
+const REPORTS_MAX: usize = 256;
+/// Doublings of the time for which an endpoint is left alone that has nothing to give.
+const HOLD_DOUBLINGS_MAX: u32 = 4;
 
 /// Who a client is, as far as its return can be recognised: its address, opaque here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -126,17 +138,18 @@ pub struct Opened {
 
 /// One pool at one replica.
 ///
-/// Kinds of methods: `pick` and `handle_*` tell it what happens and change counts; `poll_action` says what to do,
-/// `poll_timeout` when to ask again; `status` only looks. `now` never goes backwards.
+/// Kinds of methods: `pick` and `handle_*` tell it what happens and change counts; `pause`, `resume`, `rebalance`,
+/// `drain` are an operator's; `poll_action` says what to do, `poll_timeout` when to ask again; `status` and `explain`
+/// only look. `now` never goes backwards.
 ///
-/// Order: after any `handle_*`, and when `poll_timeout` is reached, call `poll_action` until it gives `None`, then
-/// `poll_timeout`.
+/// Order: after any `handle_*` or command, and when `poll_timeout` is reached, call `poll_action` until it gives
+/// `None`, then `poll_timeout`.
 ///
 /// The caller must
-/// - end every [`Pick`] with exactly one `handle_opened` or `handle_pick_failed`,
+/// - end every [`Pick`] with exactly one `handle_opened`, `handle_pick_failed` or `handle_released`,
 /// - end every `handle_opened` with exactly one `handle_closed` of an [`Ended`] other than `MoveAborted`,
 /// - answer every [`Move`] with `handle_moves_began`, in one or several parts whose `asked` add up to its count,
-/// - end every begun move with exactly one `handle_closed` that is not `Left`.
+/// - end every begun move with exactly one `handle_closed` that is not `Left` or `Lost`.
 ///
 /// A caller that fails in this gets wrong numbers, never a panic. Names that the planner does not know are ignored.
 #[derive(Clone, Debug)]
@@ -146,21 +159,27 @@ pub struct Planner {
     pub(crate) replicas: u32,
     pub(crate) paused: bool,
     pub(crate) random: Random,
-    /// Ordered by id.
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Slots,
     pub(crate) ledger: Ledger,
+    pub(crate) guard: ReturnGuard,
     pub(crate) bucket: Bucket,
+    pub(crate) pace: Adaptive,
+    gate: Gate,
     pub(crate) moves: MoveCounts,
+    pub(crate) admitted: Admitted,
     /// Planned and counted as asked, not yet handed out.
     pub(crate) queue: VecDeque<Move>,
+    /// To be told.
+    reports: VecDeque<Report>,
     /// Present: the endpoint set has changed and nothing is levelled before.
     pub(crate) settle: Option<Settle>,
-    /// The next check for drift.
+    /// The next check for drift, and what it will be called if it finds something.
     pub(crate) next_check: Time,
-    /// Started and not yet below `stop_ratio`.
-    pub(crate) levelling: bool,
-    /// While levelling: when the next batch can be planned. `None`: when a move ends.
-    pub(crate) level_at: Option<Time>,
+    pub(crate) trigger: Trigger,
+    /// Present: levelling has begun and not come below `stop_ratio`.
+    pub(crate) run: Option<Run>,
+    /// When old sessions are asked for next.
+    pub(crate) next_age: Time,
 }
 
 /// A run of endpoint changes.
@@ -174,19 +193,25 @@ impl Planner {
     /// A pool without endpoints. Replicas should have different seeds, so that they break ties differently.
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
-            settings,
             replicas: 1,
             paused: false,
             random: Random::new(seed),
-            slots: Vec::new(),
+            slots: Slots::new(settings.policy, &settings.placement, &settings.limits),
             ledger: Ledger::default(),
+            guard: ReturnGuard::new(&settings.limits),
             bucket: Bucket::default(),
+            pace: Adaptive::default(),
+            gate: Gate::default(),
             moves: MoveCounts::default(),
+            admitted: Admitted::default(),
             queue: VecDeque::new(),
+            reports: VecDeque::new(),
             settle: None,
             next_check: Time::ZERO,
-            levelling: false,
-            level_at: None,
+            trigger: Trigger::Drift,
+            run: None,
+            next_age: Time::ZERO,
+            settings,
         }
     }
 
@@ -194,47 +219,37 @@ impl Planner {
     pub fn reconfigure(&mut self, now: Time, settings: Settings) {
         if self.settings != settings {
             self.settings = settings;
+            self.slots.set_limits(&self.settings.limits);
+            self.guard.restart(&self.settings.limits, self.replicas);
             self.next_check = now;
+            self.rebuild(now);
         }
     }
 
     /// So many gateway replicas are ready now, this one included: each has its part of the tier's budgets.
-    pub fn handle_replicas(&mut self, _now: Time, ready: u32) {
-        self.replicas = ready.max(1);
+    pub fn handle_replicas(&mut self, now: Time, ready: u32) {
+        let ready = ready.max(1);
+        if self.replicas != ready {
+            self.replicas = ready;
+            self.guard.restart(&self.settings.limits, ready);
+            self.rebuild(now);
+        }
     }
 
     /// The endpoints as discovery sees them now: the whole list, in any order; of equal ids the first counts.
     ///
-    /// Counts survive. One that is missing and still has sessions is kept and drained like a terminating one.
+    /// Counts survive. One that is missing is unready for `settle`; if it still has sessions then, it is drained like a
+    /// terminating one. The first endpoints of a pool are its capacity; later ones have to be ready for `min_ready`.
     pub fn handle_endpoints(&mut self, now: Time, endpoints: &[Endpoint]) {
+        self.advance(now);
         let mut listed: Vec<&Endpoint> = endpoints.iter().collect();
         listed.sort_by(|a, b| a.id.cmp(&b.id));
         listed.dedup_by(|later, first| later.id == first.id);
-        let mut changed = false;
-        let known = self.slots.len();
-        for endpoint in &listed {
-            match self.slots[..known].binary_search_by(|slot| slot.id.cmp(&endpoint.id)) {
-                Ok(index) => changed |= self.slots[index].refresh(now, endpoint),
-                Err(_) => {
-                    self.slots.push(Slot::new(now, endpoint));
-                    changed = true;
-                }
-            }
-        }
-        for slot in &mut self.slots[..known] {
-            let missing = listed.binary_search_by(|endpoint| endpoint.id.cmp(&slot.id)).is_err();
-            changed |= missing && slot.listed;
-            slot.listed = !missing;
-            if missing {
-                slot.enter(now, EndpointState::Terminating);
-            }
-        }
-        self.slots.retain(|slot| slot.listed || !slot.is_empty());
-        self.slots.sort_by(|a, b| a.id.cmp(&b.id));
-        if changed {
-            let first = self.settle.map_or(now, |settle| settle.first);
-            let latest = first + self.settings.limits.settle.saturating_mul(SETTLE_TIMES_MAX);
-            self.settle = Some(Settle { first, until: (now + self.settings.limits.settle).min(latest) });
+        let at_start = self.slots.len() == 0;
+        if self.slots.replace(now, &listed, at_start) {
+            self.rebuild(now);
+            let settle = self.settings.limits.settle;
+            self.settle_until(now, now + settle);
         }
     }
 
@@ -242,23 +257,56 @@ impl Planner {
     ///
     /// # Errors
     /// [`Refusal`]: what to answer instead.
-    pub fn pick(&mut self, _now: Time, request: &Request<'_>) -> Result<Pick, Refusal> {
-        let index = self.choose(request.tried).ok_or(Refusal::NoEndpoint)?;
-        let slot = &mut self.slots[index];
-        slot.pending = slot.pending.saturating_add(1);
+    pub fn pick(&mut self, now: Time, request: &Request<'_>) -> Result<Pick, Refusal> {
+        self.advance(now);
+        let picked = self.find_endpoint(now, request).and_then(|index| {
+            // A request that is tried again has been let in, and so has a client that we have moved ourselves.
+            let is_new = request.purpose == Purpose::Session && request.tried.is_empty();
+            if is_new && self.ledger.donor(request.client).is_none() {
+                let enter = self.gate.enter(now, &self.settings.admission, self.replicas, &mut self.random);
+                enter.map_err(|retry_after| Refusal::Admission { retry_after })?;
+            }
+            Ok(index)
+        });
+        let is_session = request.purpose == Purpose::Session;
+        let index = match picked {
+            Ok(index) => index,
+            Err(refusal) => {
+                let counter = match refusal {
+                    Refusal::NoEndpoint => &mut self.admitted.no_endpoint,
+                    Refusal::Full => &mut self.admitted.full,
+                    Refusal::Admission { .. } => &mut self.admitted.deferred,
+                };
+                *counter += u64::from(is_session);
+                return Err(refusal);
+            }
+        };
+        let rules = self.slots.rules;
+        self.slots.update(now, index, |slot| slot.arrive(now, &rules));
+        let slot = self.slots.at(index);
         Ok(Pick { endpoint: slot.id.clone(), address: slot.address })
     }
 
     /// A pick ended without a session, and not by the endpoint's fault: a plain request is done, or the client left.
     pub fn handle_released(&mut self, now: Time, endpoint: &EndpointId) {
-        self.handle_pick_failed(now, endpoint);
+        let Some(index) = self.slots.find(endpoint) else { return };
+        self.slots.update(now, index, |slot| slot.pending = slot.pending.saturating_sub(1));
+        self.forget_empty(now, index);
     }
 
     /// A pick ended without a session because the dial or the handshake failed.
-    pub fn handle_pick_failed(&mut self, _now: Time, endpoint: &EndpointId) {
-        let Some(slot) = self.slot(endpoint) else { return };
-        slot.pending = slot.pending.saturating_sub(1);
-        self.forget_empty(endpoint);
+    pub fn handle_pick_failed(&mut self, now: Time, endpoint: &EndpointId) {
+        self.pace.failed();
+        let Some(index) = self.slots.find(endpoint) else { return };
+        let placement = &self.settings.placement;
+        let ejected = self.slots.update(now, index, |slot| {
+            slot.pending = slot.pending.saturating_sub(1);
+            slot.fail(now, placement)
+        });
+        if let Some((failures, pause)) = ejected {
+            self.tell(Report::Ejected { endpoint: endpoint.clone(), failures, pause });
+        }
+        self.forget_empty(now, index);
     }
 
     /// A pick became a session after a handshake that took so long. A client that is recognised as moved before is
@@ -268,141 +316,281 @@ impl Planner {
         now: Time,
         endpoint: &EndpointId,
         client: ClientKey,
-        _took: Duration,
+        took: Duration,
     ) -> Opened {
-        self.expire(now);
-        let mut cooling_until = now + self.settings.limits.min_age;
+        self.advance(now);
+        self.pace.succeeded(took);
+        self.admitted.admitted += 1;
+        self.wake(now);
+        let limits = &self.settings.limits;
+        let mut opened = Opened { cooling_until: now + limits.min_age, moves: 0, expires_at: None };
+        if let Some(age) = limits.max_age {
+            let own = age.mul_f64((1.0 + limits.max_age_jitter * self.random.spread()).max(0.0));
+            opened.expires_at = Some(now + own);
+        }
         if let Some(departure) = self.ledger.take(client) {
-            cooling_until = cooling_until.max(departure.moved_at + self.settings.limits.cooldown);
+            opened.cooling_until = opened.cooling_until.max(departure.moved_at + limits.cooldown);
+            opened.moves = departure.moves;
+            self.guard.note_return(Some(now.since(departure.moved_at)));
             self.note_return(endpoint, &departure.donor);
+        } else if self.guard.note_stranger(now, self.ledger.away(), self.replicas) && self.ledger.credit() {
+            self.guard.note_return(None);
         }
-        if let Some(slot) = self.slot(endpoint) {
-            slot.pending = slot.pending.saturating_sub(1);
-            slot.sessions = slot.sessions.saturating_add(1);
+        if let Some(index) = self.slots.find(endpoint) {
+            self.slots.update(now, index, |slot| {
+                slot.pending = slot.pending.saturating_sub(1);
+                slot.sessions = slot.sessions.saturating_add(1);
+                slot.succeed();
+            });
         }
-        Opened { cooling_until, moves: 0, expires_at: None }
+        opened
     }
 
     /// Answers a [`Move`], whole or in parts: of `asked` sessions, `began` are being moved now. When it is fewer,
-    /// not enough may be moved, and the endpoint is left alone for a second.
+    /// not enough may be moved, and the endpoint is left alone for a while, the longer the more often it happens.
     pub fn handle_moves_began(&mut self, now: Time, from: &EndpointId, asked: u32, began: u32) {
-        let rate = self.rate();
-        let Some(slot) = self.slot(from) else { return };
+        let Some(index) = self.slots.find(from) else { return };
         let began = began.min(asked);
         let missing = asked - began;
-        slot.asked = slot.asked.saturating_sub(asked);
-        slot.moving = slot.moving.saturating_add(began);
-        let drain_since = slot.drain_since;
+        let drain_time = self.drain_time(index);
+        let drain_since = self.slots.at(index).drain_since;
+        let hold = drain_since.map(|since| self.drain_hold(now, since, drain_time));
+        let for_age = self.slots.update(now, index, |slot| {
+            let for_age = slot.asked_for_age > 0;
+            slot.asked = slot.asked.saturating_sub(asked);
+            slot.asked_for_age = slot.asked_for_age.saturating_sub(asked);
+            slot.moving = slot.moving.saturating_add(began);
+            slot.misses = if began > 0 { 0 } else { slot.misses.saturating_add(1) };
+            if missing > 0 && for_age {
+                slot.age_hold_until = now + AGE_HOLD;
+            } else if missing > 0 {
+                let doublings = slot.misses.saturating_sub(1).min(HOLD_DOUBLINGS_MAX);
+                slot.hold_until = now + hold.unwrap_or(HOLD * (1 << doublings));
+            }
+            for_age
+        });
         self.moves.began += u64::from(began);
-        if missing > 0 {
-            let hold = drain_since.map_or(HOLD, |since| self.drain_hold(now, since));
-            if let Some(slot) = self.slot(from) {
-                slot.hold_until = now + hold;
-            }
-            if drain_since.is_none() {
-                self.bucket.give_back(rate, missing);
-                // Levelling is not over: what was counted as on its way is still here, and another may give now.
-                self.levelling = true;
-                self.wake(now);
-            }
+        if missing > 0 && drain_since.is_none() {
+            let rate = self.rate();
+            self.bucket.give_back(rate, missing);
         }
-        self.forget_empty(from);
+        if drain_since.is_none() && !for_age {
+            self.note_surplus(now, began, missing);
+        }
+        self.forget_empty(now, index);
     }
 
     /// The client of a session that is being moved has been told to go, or has begun to: it may be back before its
     /// old connection has ended. At most once a session, which then ends with [`Ended::Gone`].
     pub fn handle_leaving(&mut self, now: Time, endpoint: &EndpointId, visitor: Visitor) {
-        let Some(slot) = self.slot(endpoint) else { return };
-        slot.leaving = slot.leaving.saturating_add(1);
-        self.note_departure(now, endpoint, visitor.client);
+        let Some(index) = self.slots.find(endpoint) else { return };
+        self.slots.update(now, index, |slot| slot.leaving = slot.leaving.saturating_add(1));
+        self.note_departure(now, endpoint, visitor);
     }
 
     /// A session ended, or only its move did: see [`Ended`].
     pub fn handle_closed(&mut self, now: Time, endpoint: &EndpointId, ended: Ended, visitor: Visitor) {
-        let Some(slot) = self.slot(endpoint) else { return };
+        let Some(index) = self.slots.find(endpoint) else { return };
+        let was_moving = !matches!(ended, Ended::Left | Ended::Lost);
+        self.slots.update(now, index, |slot| {
+            slot.moving = slot.moving.saturating_sub(u32::from(was_moving));
+            slot.leaving = slot.leaving.saturating_sub(u32::from(ended == Ended::Gone));
+            slot.sessions = slot.sessions.saturating_sub(u32::from(ended != Ended::MoveAborted));
+        });
         match ended {
-            Ended::Left | Ended::Lost => slot.sessions = slot.sessions.saturating_sub(1),
-            Ended::MoveAborted => {
-                slot.moving = slot.moving.saturating_sub(1);
-                self.moves.aborted += 1;
-            }
-            Ended::Moved => {
-                slot.moving = slot.moving.saturating_sub(1);
-                slot.sessions = slot.sessions.saturating_sub(1);
-                self.note_departure(now, endpoint, visitor.client);
-            }
-            Ended::Gone => {
-                slot.moving = slot.moving.saturating_sub(1);
-                slot.sessions = slot.sessions.saturating_sub(1);
-                slot.leaving = slot.leaving.saturating_sub(1);
-            }
-            Ended::LeftWhileMoving => {
-                slot.moving = slot.moving.saturating_sub(1);
-                slot.sessions = slot.sessions.saturating_sub(1);
-                self.moves.left += 1;
-            }
+            Ended::Left | Ended::Gone => {}
+            Ended::Lost => self.pace.broken(),
+            Ended::MoveAborted => self.moves.aborted += 1,
+            Ended::LeftWhileMoving => self.moves.left += 1,
+            Ended::Moved => self.note_departure(now, endpoint, visitor),
         }
-        if ended != Ended::Left && self.level_at.is_none() {
+        if was_moving {
             self.wake(now);
         }
-        self.forget_empty(endpoint);
+        self.forget_empty(now, index);
     }
 
     /// What to do now. Call until `None`.
     pub fn poll_action(&mut self, now: Time) -> Option<Action> {
-        self.expire(now);
+        self.advance(now);
         if self.queue.is_empty() {
-            if let Some(drain) = self.next_drain(now) {
-                return Some(Action::Move(drain));
-            }
+            self.plan_drains(now);
+        }
+        if self.queue.is_empty() {
             self.plan_surplus(now);
+        }
+        if self.queue.is_empty() {
+            self.plan_age(now);
+        }
+        if let Some(report) = self.reports.pop_front() {
+            return Some(Action::Tell(report));
         }
         self.queue.pop_front().map(Action::Move)
     }
 
     /// When `poll_action` could next give something without a new event, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
-        let drain = self.drain_timeout().map(|at| (at, "an endpoint drains"));
-        let surplus = match (self.settings.limits.enabled, self.settle) {
-            (false, _) => None,
-            (true, Some(settle)) => Some((settle.until, "endpoint changes settle")),
-            (true, None) => {
-                let batch = self.level_at.filter(|_| self.levelling).map(|at| (at, "sessions are levelled"));
-                batch.into_iter().chain([(self.next_check, "drift check")]).min()
+        if !self.queue.is_empty() || !self.reports.is_empty() {
+            return Some((Time::ZERO, "there is something to do"));
+        }
+        let limits = &self.settings.limits;
+        let surplus = match (self.is_blocked(), self.settle, self.run) {
+            (true, ..) => None,
+            (false, Some(settle), _) => Some((settle.until, "endpoint changes settle")),
+            (false, None, Some(run)) => {
+                Some((run.next, "sessions are levelled")).min(Some((self.next_check, "drift check")))
             }
+            (false, None, None) => Some((self.next_check, "drift check")),
         };
-        let planned = (!self.queue.is_empty()).then_some((Time::ZERO, "planned moves wait"));
-        [drain, surplus, planned].into_iter().flatten().min()
+        let age = limits.max_age.filter(|_| !self.is_blocked());
+        [
+            self.drain_timeout().map(|at| (at, "an endpoint drains")),
+            surplus,
+            age.map(|_| (self.next_age, "sessions grow old")),
+            self.slots.next_change().map(|at| (at, "an endpoint changes")),
+            self.ledger.expires_at(limits.return_timeout).map(|at| (at, "a client has been away for long")),
+            self.guard.retries_at().map(|at| (at, "the return guard tries again")),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
-    fn slot(&mut self, id: &EndpointId) -> Option<&mut Slot> {
-        let index = self.slots.binary_search_by(|slot| slot.id.cmp(id)).ok()?;
-        Some(&mut self.slots[index])
+    // ---- inside
+
+    /// Whatever time brings: before anything else at `now`.
+    pub(crate) fn advance(&mut self, now: Time) {
+        if self.slots.advance(now) {
+            self.check_panic(now);
+            self.check_when_complete(now);
+        }
+        let expired = self.ledger.expire(now, self.settings.limits.return_timeout);
+        self.note_expired(expired);
+        if let Some(report) = self.guard.judge(now, &self.settings.limits, self.replicas) {
+            if report == Report::GuardCleared {
+                self.next_check = now;
+            }
+            self.tell(report);
+        }
+        let totals = self.slots.totals();
+        let is_moving = self.run.is_some() || totals.outbound > 0 || self.ledger.away() > 0;
+        if let Some(cause) = self.pace.judge(now, is_moving) {
+            self.tell(Report::PaceLowered { factor: self.pace.factor(), cause });
+        }
     }
 
-    /// While levelling: plan again at `at`, or before.
-    fn wake(&mut self, at: Time) {
-        self.level_at = Some(self.level_at.map_or(at, |earlier| earlier.min(at)));
+    /// Counts and indexes everything anew.
+    pub(crate) fn rebuild(&mut self, now: Time) {
+        let panic = self.slots.rules.panic;
+        self.slots.rules = Rules::new(&self.settings.placement, self.replicas, panic);
+        self.slots.rebuild(now, self.settings.policy, &self.settings.placement);
+        self.check_panic(now);
     }
 
-    /// Gives up on clients that have been away for too long.
-    fn expire(&mut self, now: Time) {
-        self.moves.outcomes.never_returned += self.ledger.expire(now, self.settings.limits.return_timeout);
+    /// Begins or ends panic when the endpoints say so.
+    fn check_panic(&mut self, now: Time) {
+        let panic = self.slots.should_panic(self.settings.placement.panic_threshold);
+        if panic == self.slots.rules.panic {
+            return;
+        }
+        self.slots.rules.panic = panic;
+        self.slots.rebuild(now, self.settings.policy, &self.settings.placement);
+        let totals = self.slots.totals();
+        let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let (ready, of) = (count(totals.ready), count(totals.expected));
+        self.tell(if panic { Report::PanicBegan { ready, of } } else { Report::PanicEnded });
+    }
+
+    /// New capacity is there. When more is to follow within `settle`, one plan waits for all of it.
+    fn check_when_complete(&mut self, now: Time) {
+        let soon = now + self.settings.limits.settle;
+        let waiting = self.slots.iter().filter(|slot| slot.is_ready() && !slot.is_capacity);
+        let last = waiting.map(|slot| slot.capacity_at).filter(|at| *at <= soon).max();
+        self.settle_until(now, last.unwrap_or(now));
+    }
+
+    /// Endpoints have changed: nothing is planned before `until`, put off by each further change, but not for ever.
+    fn settle_until(&mut self, now: Time, until: Time) {
+        let first = self.settle.map_or(now, |settle| settle.first);
+        let latest = first + self.settings.limits.settle.saturating_mul(SETTLE_TIMES_MAX);
+        self.settle = Some(Settle { first, until: until.min(latest) });
+        self.trigger = Trigger::Endpoints;
+    }
+
+    fn find_endpoint(&mut self, now: Time, request: &Request<'_>) -> Result<usize, Refusal> {
+        let mut except = [0; TRIED_MAX + 1];
+        let mut count = 0;
+        for index in request.tried.iter().filter_map(|id| self.slots.find(id)).take(TRIED_MAX) {
+            if !except[..count].contains(&index) {
+                except[count] = index;
+                count += 1;
+            }
+        }
+        let tried = count;
+        if let Some(donor) = self.donor_above_share(request.client).filter(|i| !except[..count].contains(i)) {
+            except[count] = donor;
+            count += 1;
+        }
+        let hash = request.hash.unwrap_or_else(|| crate::hash_key(&request.client.0.to_be_bytes()));
+        if let Some(index) = self.slots.choose(now, hash, &except[..count], &mut self.random) {
+            return Ok(index);
+        }
+        let tried = &except[..tried];
+        match self.slots.last_resort(tried) {
+            Some(index) => Ok(index),
+            None if self.slots.any_full(tried) => Err(Refusal::Full),
+            None => Err(Refusal::NoEndpoint),
+        }
+    }
+
+    /// The endpoint from which this client was moved, while that has its share without it.
+    fn donor_above_share(&self, client: ClientKey) -> Option<usize> {
+        let index = self.slots.find(self.ledger.donor(client)?)?;
+        let slot = self.slots.at(index);
+        (f64::from(slot.held()) >= self.shares().target(slot.weight)).then_some(index)
+    }
+
+    /// Of the surplus moves that were asked for, these began; so many could not.
+    fn note_surplus(&mut self, now: Time, began: u32, missing: u32) {
+        // Levelling is not over: what was counted as on its way is still here, and another may give now.
+        let silent = Run { since: now, moved: 0, told: false, next: now, starved: false };
+        let run = match (&mut self.run, missing) {
+            (Some(run), _) => run,
+            (None, 0) => return,
+            (none @ None, _) => none.insert(silent),
+        };
+        run.moved += u64::from(began);
+        if missing > 0 {
+            run.next = run.next.min(now);
+        }
     }
 
     /// A moved client is on its way back from now on.
-    fn note_departure(&mut self, now: Time, donor: &EndpointId, client: ClientKey) {
+    fn note_departure(&mut self, now: Time, donor: &EndpointId, visitor: Visitor) {
         self.moves.moved += 1;
-        self.expire(now);
-        let departure = Departure { donor: donor.clone(), moved_at: now };
-        self.moves.outcomes.never_returned += self.ledger.push(client, departure);
+        self.guard.note_departure(now);
+        let moves = visitor.moves.saturating_add(1);
+        let departure = Departure { donor: donor.clone(), moved_at: now, moves };
+        let expired = self.ledger.push(visitor.client, departure);
+        self.note_expired(expired);
+    }
+
+    fn note_expired(&mut self, expired: Expired) {
+        if expired == Expired::default() {
+            return;
+        }
+        self.moves.outcomes.never_returned += expired.lost;
+        self.moves.outcomes.returned_elsewhere += expired.elsewhere;
+        self.guard.note_lost(expired.lost, &self.settings.limits, self.replicas);
     }
 
     /// Counts where a moved client landed; called before its session is counted.
     fn note_return(&mut self, landed: &EndpointId, donor: &EndpointId) {
+        let Some(index) = self.slots.find(landed) else { return };
+        let slot = self.slots.at(index);
         // The client itself has just left the ledger and is still to be shared out.
-        let shares = self.shares(self.ledger.len() + 1);
-        let Some(slot) = self.slot(landed) else { return };
+        let mut shares = self.shares();
+        shares.total += 1;
         let below = f64::from(slot.held()) <= shares.target(slot.weight);
         let outcomes = &mut self.moves.outcomes;
         let outcome = match (landed == donor, below) {
@@ -413,11 +601,17 @@ impl Planner {
         *outcome += 1;
     }
 
-    /// An endpoint that is gone from discovery goes for good with its last session.
-    fn forget_empty(&mut self, id: &EndpointId) {
-        let Ok(index) = self.slots.binary_search_by(|slot| slot.id.cmp(id)) else { return };
-        if !self.slots[index].listed && self.slots[index].is_empty() {
-            self.slots.remove(index);
+    pub(crate) fn tell(&mut self, report: Report) {
+        if self.reports.len() >= REPORTS_MAX {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(report);
+    }
+
+    /// An endpoint that is gone from discovery goes for good some time after its last session.
+    fn forget_empty(&mut self, now: Time, index: usize) {
+        if self.slots.forget(now, index) {
+            self.rebuild(now);
         }
     }
 }

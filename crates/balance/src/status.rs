@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use model::{EndpointId, EndpointState, Time};
 use serde::Serialize;
 
+use crate::level::Shares;
+use crate::slot::{Slot, Withheld};
 use crate::{Planner, Policy};
 
 /// One pool at one replica.
@@ -56,15 +58,8 @@ pub enum PoolState {
 
 impl PoolState {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Off,
-        Self::Paused,
-        Self::Panic,
-        Self::Guarded,
-        Self::Settling,
-        Self::Levelling,
-        Self::Level,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Off, Self::Paused, Self::Panic, Self::Guarded, Self::Settling, Self::Levelling, Self::Level];
 
     /// As in JSON, logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -176,50 +171,118 @@ pub struct Outcomes {
 
 impl Planner {
     /// The pool as it is at `now`. Linear in the endpoints.
+    ///
+    /// Targets are those of all ready endpoints, whether they have been ready for `min_ready` or not.
     pub fn status(&self, now: Time) -> PoolStatus {
         let overdue = self.ledger.overdue(now, self.settings.limits.return_timeout);
-        let away = self.ledger.len() - overdue;
-        let shares = self.shares(away);
+        let away = self.ledger.away().saturating_sub(overdue.lost);
+        let shares = self.shares_of_ready(away);
         let mut imbalance: Option<f64> = None;
         let mut endpoints = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
+        for slot in self.slots.iter().filter(|slot| !slot.is_ghost()) {
             let target = if slot.is_ready() { shares.target(slot.weight) } else { 0.0 };
             if target > 0.0 {
                 let ratio = f64::from(slot.sessions) / target;
                 imbalance = Some(imbalance.map_or(ratio, |worst| worst.max(ratio)));
             }
-            let keep = match slot.state {
-                EndpointState::Ready => u32::try_from(shares.ceil(slot.weight)).unwrap_or(u32::MAX),
-                EndpointState::Unready => u32::MAX,
-                EndpointState::Terminating => 0,
-            };
-            endpoints.push(EndpointStatus {
-                id: slot.id.clone(),
-                address: slot.address,
-                weight: slot.weight.value(),
-                state: slot.state,
-                sessions: slot.sessions,
-                pending: slot.pending,
-                moving: slot.moving,
-                target: (target * 100.0).round() / 100.0,
-                surplus: slot.held().saturating_sub(keep),
-                withheld: "",
-            });
+            endpoints.push(self.endpoint_status(now, slot, shares, target));
         }
         let mut moves = self.moves;
-        moves.outcomes.never_returned += overdue as u64;
+        moves.outcomes.never_returned += overdue.lost;
+        moves.outcomes.returned_elsewhere += overdue.elsewhere;
+        let (state, why) = self.state(now);
         PoolStatus {
             policy: self.settings.policy,
-            state: PoolState::Level,
-            why: String::new(),
-            sessions: self.slots.iter().map(|slot| u64::from(slot.sessions)).sum(),
-            away: away as u64,
+            state,
+            why,
+            sessions: self.slots.totals().sessions,
+            away,
             imbalance: imbalance.unwrap_or(1.0),
             endpoints,
             moves,
-            pace: Pace { moves_per_second: self.rate(), factor: 1.0, replicas: self.replicas },
-            guard: Guard::default(),
-            admission: Admitted::default(),
+            pace: Pace {
+                moves_per_second: self.rate(),
+                factor: if self.settings.limits.adaptive_pace { self.pace.factor() } else { 1.0 },
+                replicas: self.replicas,
+            },
+            guard: self.guard.status(now),
+            admission: self.admitted,
         }
+    }
+
+    fn endpoint_status(&self, now: Time, slot: &Slot, shares: Shares, target: f64) -> EndpointStatus {
+        let keep = match slot.state {
+            EndpointState::Ready => u32::try_from(shares.ceil(slot.weight)).unwrap_or(u32::MAX),
+            EndpointState::Unready => u32::MAX,
+            EndpointState::Terminating => 0,
+        };
+        EndpointStatus {
+            id: slot.id.clone(),
+            address: slot.address,
+            weight: slot.weight.value(),
+            state: slot.state,
+            sessions: slot.sessions,
+            pending: slot.pending,
+            moving: slot.moving,
+            target: (target * 100.0).round() / 100.0,
+            surplus: slot.held().saturating_sub(keep),
+            withheld: slot.withheld(now, &self.slots.rules).map_or("", Withheld::as_str),
+        }
+    }
+
+    /// What would be shared if every ready endpoint took part.
+    pub(crate) fn shares_of_ready(&self, away: u64) -> Shares {
+        let mut shares = Shares { total: away, weight: 0 };
+        for slot in self.slots.iter() {
+            shares.total += u64::from(match slot.state {
+                EndpointState::Ready | EndpointState::Terminating => slot.staying(),
+                EndpointState::Unready => slot.outbound(),
+            });
+            if slot.is_ready() {
+                shares.weight += u64::from(slot.weight.value());
+            }
+        }
+        shares
+    }
+
+    /// What it is about, and why, in a sentence.
+    pub(crate) fn state(&self, now: Time) -> (PoolState, String) {
+        let totals = self.slots.totals();
+        let draining = self.slots.iter().filter(|slot| slot.is_terminating() && slot.sessions > 0).count();
+        let also = match draining {
+            0 => String::new(),
+            n => format!("; {n} draining, {} sessions to go", totals.to_drain),
+        };
+        let seconds = |at: Time| format!("{:.1} s", at.since(now).as_secs_f64());
+        let (state, why) = if !self.settings.limits.enabled {
+            (PoolState::Off, "rebalance.enabled is false".to_owned())
+        } else if self.paused {
+            (PoolState::Paused, "paused by command; resume ends it".to_owned())
+        } else if self.slots.rules.panic {
+            let why = format!("{} of {} endpoints are ready, too few", totals.ready, totals.expected);
+            (PoolState::Panic, why)
+        } else if let Some(until) = self.guard.retries_at() {
+            let guard = self.guard.status(now);
+            let why = format!(
+                "of {} moved clients {} came back: too few; a few are tried again in {}, or after resume",
+                guard.judged,
+                guard.returned,
+                seconds(until)
+            );
+            (PoolState::Guarded, why)
+        } else if let Some(settle) = self.settle.filter(|settle| settle.until > now) {
+            (PoolState::Settling, format!("endpoints have changed; planned in {}", seconds(settle.until)))
+        } else if let Some(run) = self.run {
+            let why = format!("moving {:.1} sessions a second, {} moved so far", self.rate(), run.moved);
+            (PoolState::Levelling, why)
+        } else if totals.unseasoned > 0 {
+            let new = self.slots.iter().filter(|slot| slot.is_ready() && !slot.is_capacity);
+            let last = new.map(|slot| slot.capacity_at).max().unwrap_or(now);
+            let why = format!("{} endpoints are new; they count in {}", totals.unseasoned, seconds(last));
+            (PoolState::Settling, why)
+        } else {
+            (PoolState::Level, "no endpoint is above its band".to_owned())
+        };
+        (state, why + &also)
     }
 }

@@ -213,7 +213,8 @@ impl Ticket {
     pub fn opened(mut self, client: ClientKey) -> (EndpointId, Opened) {
         self.open = false;
         let now = self.pool.clock.now();
-        let opened = self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client, Duration::ZERO));
+        let opened =
+            self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client, Duration::ZERO));
         (self.endpoint.clone(), opened)
     }
 }

@@ -9,13 +9,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use balance::victims::{Candidate, choose};
-use balance::{Action, ClientKey, Ended, Limits, Move, MoveReason, Planner, Policy};
+use balance::victims::{Candidate, Preference, Tenants, choose};
+use balance::{
+    Action, ClientKey, Ended, Limits, Move, MoveReason, Planner, Policy, Purpose, Refusal, Report, Request,
+    Settings, Trigger, Visitor,
+};
 use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
 
 pub struct Session {
     pub endpoint: EndpointId,
     pub cooling_until: Time,
+    pub expires_at: Option<Time>,
+    pub opened: Time,
+    pub moves: u32,
     pub idle_since: Time,
     /// When its move ends, if one is under way.
     pub leaves_at: Option<Time>,
@@ -30,6 +36,10 @@ pub struct Log {
     pub moved: BTreeMap<u32, u32>,
     /// Clients that found no endpoint, by time.
     pub refused: Vec<Time>,
+    /// What the planner told.
+    pub reports: Vec<(Time, Report)>,
+    /// When each client opened a session, and where.
+    pub opened: Vec<(Time, EndpointId)>,
 }
 
 pub struct World {
@@ -43,6 +53,11 @@ pub struct World {
     pub move_takes: Duration,
     /// A closed client is away for a time between these, in milliseconds.
     pub away_ms: (u64, u64),
+    /// Closed clients that stay away, of a hundred.
+    pub lost_percent: u64,
+    pub handshake: Duration,
+    tenants: Tenants,
+    limits: Limits,
     chance: u64,
 }
 
@@ -66,14 +81,22 @@ impl World {
     }
 
     pub fn with_policy(policy: Policy, limits: Limits, endpoints: &[Endpoint]) -> Self {
+        Self::with_settings(Settings { policy, limits, ..Settings::default() }, endpoints)
+    }
+
+    pub fn with_settings(settings: Settings, endpoints: &[Endpoint]) -> Self {
         let mut world = Self {
             now: Time::ZERO,
-            planner: Planner::new(policy, limits, 42),
+            limits: settings.limits.clone(),
+            planner: Planner::new(settings, 42),
             sessions: BTreeMap::new(),
             arrivals: BTreeSet::new(),
             log: Log::default(),
             move_takes: Duration::from_millis(150),
             away_ms: (10, 200),
+            lost_percent: 0,
+            handshake: Duration::from_millis(3),
+            tenants: Tenants::default(),
             chance: 7,
         };
         world.endpoints(endpoints);
@@ -125,25 +148,47 @@ impl World {
         self.log.moved.values().copied().max().unwrap_or(0)
     }
 
+    /// Plans that were told of: why, and how many moves they foresaw.
+    pub fn plans_started(&self) -> Vec<(Trigger, u64)> {
+        let started = |(_, report): &(Time, Report)| match report {
+            Report::PlanStarted { trigger, moves } => Some((*trigger, *moves)),
+            _ => None,
+        };
+        self.log.reports.iter().filter_map(started).collect()
+    }
+
     /// A client leaves by itself.
     pub fn leave(&mut self, client: u32) {
         if let Some(session) = self.sessions.remove(&client) {
             let ended = if session.leaves_at.is_some() { Ended::LeftWhileMoving } else { Ended::Left };
-            self.planner.handle_closed(self.now, &session.endpoint, ended, key(client));
+            let visitor = Visitor { client: key(client), moves: session.moves };
+            self.planner.handle_closed(self.now, &session.endpoint, ended, visitor);
         }
     }
 
     fn open(&mut self, client: u32) {
-        let Some(pick) = self.planner.pick(self.now, &[]) else {
-            self.log.refused.push(self.now);
-            self.arrivals.insert((self.now + Duration::from_secs(1), client));
-            return;
+        let request = Request { client: key(client), purpose: Purpose::Session, hash: None, tried: &[] };
+        let pick = match self.planner.pick(self.now, &request) {
+            Ok(pick) => pick,
+            Err(refusal) => {
+                self.log.refused.push(self.now);
+                let wait = match refusal {
+                    Refusal::Admission { retry_after } => retry_after,
+                    Refusal::NoEndpoint | Refusal::Full => Duration::from_secs(1),
+                };
+                self.arrivals.insert((self.now + wait, client));
+                return;
+            }
         };
-        let opened = self.planner.handle_opened(self.now, &pick.endpoint, key(client));
+        let opened = self.planner.handle_opened(self.now, &pick.endpoint, key(client), self.handshake);
+        self.log.opened.push((self.now, pick.endpoint.clone()));
         let idle_since = Time::from_nanos(self.now.as_nanos() + self.random(1_000));
         let session = Session {
             endpoint: pick.endpoint,
             cooling_until: opened.cooling_until,
+            expires_at: opened.expires_at,
+            opened: self.now,
+            moves: opened.moves,
             idle_since,
             leaves_at: None,
         };
@@ -167,10 +212,13 @@ impl World {
             .collect();
         for client in due {
             let session = self.sessions.remove(&client).expect("it was just found");
-            self.planner.handle_closed(self.now, &session.endpoint, Ended::Moved, key(client));
+            let visitor = Visitor { client: key(client), moves: session.moves };
+            self.planner.handle_closed(self.now, &session.endpoint, Ended::Moved, visitor);
             let (least, most) = self.away_ms;
             let away = least + self.random(most - least + 1);
-            self.arrivals.insert((self.now + Duration::from_millis(away), client));
+            if self.random(100) >= self.lost_percent {
+                self.arrivals.insert((self.now + Duration::from_millis(away), client));
+            }
         }
         while let Some(&(at, client)) = self.arrivals.first()
             && at <= self.now
@@ -181,8 +229,11 @@ impl World {
     }
 
     fn act(&mut self) {
-        while let Some(Action::Move(order)) = self.planner.poll_action(self.now) {
-            self.obey(&order);
+        while let Some(action) = self.planner.poll_action(self.now) {
+            match action {
+                Action::Move(order) => self.obey(&order),
+                Action::Tell(report) => self.log.reports.push((self.now, report)),
+            }
         }
         if let Some((at, why)) = self.planner.poll_timeout() {
             assert!(at > self.now, "{why}: asks to be polled at {at:?}, now is {:?}", self.now);
@@ -197,13 +248,19 @@ impl World {
             .filter(|(_, s)| s.endpoint == order.from)
             .map(|(client, s)| Candidate {
                 key: *client as usize,
+                opened: s.opened,
                 cooling_until: s.cooling_until,
+                expires_at: s.expires_at,
                 idle_since: s.idle_since,
-                movable: s.leaves_at.is_none(),
+                moves: s.moves,
+                pin: s.leaves_at.is_some().then_some("moving"),
+                preference: Preference::Normal,
+                tenant: 0,
             })
             .collect();
         assert!((1..=candidates.len()).contains(&(order.count as usize)), "{order:?}");
-        let victims = choose(self.now, order.reason, &mut candidates, order.count as usize);
+        let (tenants, count) = (&mut self.tenants, order.count as usize);
+        let victims = choose(self.now, order.reason, &mut candidates, count, tenants, &self.limits);
         for victim in &victims {
             let client = u32::try_from(*victim).expect("keys are client numbers");
             let session = self.sessions.get_mut(&client).expect("candidates are sessions");

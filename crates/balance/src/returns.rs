@@ -1,0 +1,398 @@
+//! The return guard: a fleet whose clients do not come back is found after a handful of closes.
+//!
+//! Like a sender that does not know the road, it lets few clients be away at once (`probe_moves`), and more with each
+//! that returns. When too many are late it waits; when too many are given up it stops moving the pool and says so.
+//! After a back-off it tries again with half as many, or when it is told to.
+//!
+//! Who has returned is told by the ledger, and by strangers: sessions beyond the usual number, while clients are
+//! away. With several gateway replicas those are most.
+
+use std::time::Duration;
+
+use model::Time;
+
+use crate::{Guard, Limits, Report};
+
+/// Each return lets so many more be away at once.
+const GROWTH: u64 = 2;
+/// More are never away at once.
+const AWAY_MAX: u64 = 1_000_000;
+/// Late is who takes so many times the usual time to return,
+const LATE_TIMES: f64 = 4.0;
+/// and at least this long.
+const LATE_MIN: Duration = Duration::from_secs(3);
+/// How much the newest return counts in the usual time.
+const DELAY_GAIN: f64 = 0.05;
+/// Fewer that are missing are an accident.
+const MISSING_MIN: u64 = 3;
+/// Returns that are judged by their ratio; fewer only when nobody at all came back.
+const JUDGED_MIN: u64 = 10;
+/// Beyond this many outcomes, old ones fade.
+const JUDGED_MAX: u64 = 200;
+/// Doublings of the back-off.
+const BACKOFF_DOUBLINGS_MAX: u32 = 4;
+
+/// What has become of the moved clients of one pool.
+#[derive(Clone, Debug)]
+pub(crate) struct ReturnGuard {
+    /// Clients that may be away at once.
+    away_max: u64,
+    returned: u64,
+    lost: u64,
+    stage: Stage,
+    /// Stops without a success in between.
+    failures: u32,
+    stops: u64,
+    /// Usual time from a departure to the return, seconds.
+    delay_s: Option<f64>,
+    strangers: Strangers,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Open,
+    /// Nothing is moved before.
+    Stopped(Time),
+    /// After a stop: so many returns clear it.
+    Probing(u64),
+}
+
+/// What may be moved at one replica before anybody has returned.
+fn probe(limits: &Limits, replicas: u32) -> u64 {
+    u64::from(limits.probe_moves.div_ceil(replicas)).max(1)
+}
+
+impl ReturnGuard {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            away_max: probe(limits, 1),
+            returned: 0,
+            lost: 0,
+            stage: Stage::Open,
+            failures: 0,
+            stops: 0,
+            delay_s: None,
+            strangers: Strangers::default(),
+        }
+    }
+
+    /// The settings or the number of replicas have changed: it begins anew, unless it has stopped the moves.
+    pub(crate) fn restart(&mut self, limits: &Limits, replicas: u32) {
+        self.away_max = probe(limits, replicas);
+    }
+
+    /// Moves that may begin now. `away`: clients on their way back, moves under way included; `late`: of them.
+    pub(crate) fn allowance(&self, limits: &Limits, away: u64, late: u64) -> u64 {
+        if limits.min_return_ratio <= 0.0 {
+            return u64::MAX;
+        }
+        let missing = self.lost + late;
+        let is_doubtful = missing >= MISSING_MIN
+            && (self.returned as f64) < limits.min_return_ratio * (self.returned + missing) as f64;
+        if is_doubtful || self.is_stopped() { 0 } else { self.away_max.saturating_sub(away) }
+    }
+
+    /// A client left because it was moved.
+    pub(crate) fn note_departure(&mut self, now: Time) {
+        self.strangers.depart(now);
+    }
+
+    /// A moved client is back.
+    pub(crate) fn note_return(&mut self, delay: Option<Duration>) {
+        self.returned += 1;
+        self.away_max = (self.away_max + GROWTH).min(AWAY_MAX);
+        if let Some(delay) = delay {
+            let delay = delay.as_secs_f64();
+            self.delay_s = Some(self.delay_s.map_or(delay, |usual| usual + DELAY_GAIN * (delay - usual)));
+        }
+        self.fade();
+    }
+
+    /// So many moved clients were given up.
+    pub(crate) fn note_lost(&mut self, count: u64, limits: &Limits, replicas: u32) {
+        self.lost += count;
+        self.away_max = self.away_max.saturating_sub(count).max(probe(limits, replicas));
+        self.fade();
+    }
+
+    fn fade(&mut self) {
+        while self.returned + self.lost > JUDGED_MAX {
+            self.returned /= 2;
+            self.lost /= 2;
+        }
+    }
+
+    /// A session opened that is nobody's return, while `away` clients are expected. True: it stands for one of them.
+    pub(crate) fn note_stranger(&mut self, now: Time, away: u64, replicas: u32) -> bool {
+        // Alone, strangers are strangers unless they are clearly too many; clients may change their address.
+        let sigmas = if replicas > 1 { 0.0 } else { 3.0 };
+        self.strangers.arrive(now, away > 0, sigmas)
+    }
+
+    /// How long somebody has to be away to be late.
+    pub(crate) fn late_after(&self) -> Duration {
+        let usual = self.delay_s.unwrap_or(0.0) * LATE_TIMES;
+        LATE_MIN.max(Duration::from_secs_f64(usual.min(86_400.0)))
+    }
+
+    /// Judges, and lets time pass.
+    pub(crate) fn judge(&mut self, now: Time, limits: &Limits, replicas: u32) -> Option<Report> {
+        if limits.min_return_ratio <= 0.0 {
+            return self.resume(limits, replicas);
+        }
+        match self.stage {
+            Stage::Stopped(until) if until <= now => {
+                let moves = probe(limits, replicas).div_ceil(2);
+                self.stage = Stage::Probing(moves);
+                self.away_max = moves;
+                (self.returned, self.lost) = (0, 0);
+                Some(Report::GuardProbes { moves: u32::try_from(moves).unwrap_or(u32::MAX) })
+            }
+            Stage::Stopped(_) => None,
+            Stage::Open | Stage::Probing(_) if self.is_lost(limits, replicas) => {
+                let pause = limits.guard_backoff * (1 << self.failures.min(BACKOFF_DOUBLINGS_MAX));
+                self.failures += 1;
+                self.stops += 1;
+                self.stage = Stage::Stopped(now + pause);
+                let judged = self.returned + self.lost;
+                Some(Report::GuardStopped { judged, returned: self.returned, retry_after: pause })
+            }
+            Stage::Probing(wanted) if self.returned >= wanted => {
+                self.failures = 0;
+                self.stage = Stage::Open;
+                Some(Report::GuardCleared)
+            }
+            Stage::Open | Stage::Probing(_) => None,
+        }
+    }
+
+    fn is_lost(&self, limits: &Limits, replicas: u32) -> bool {
+        let probe = probe(limits, replicas);
+        let judged = self.returned + self.lost;
+        let is_ratio_low = (self.returned as f64) < limits.min_return_ratio * judged as f64;
+        let nobody = self.returned == 0 && self.lost >= probe.div_ceil(2).min(MISSING_MIN);
+        nobody || self.lost >= MISSING_MIN && judged >= JUDGED_MIN.min(probe) && is_ratio_low
+    }
+
+    /// Somebody knows better: what was seen is forgotten.
+    pub(crate) fn resume(&mut self, limits: &Limits, replicas: u32) -> Option<Report> {
+        let was_open = self.stage == Stage::Open;
+        if !was_open {
+            self.stage = Stage::Open;
+            self.failures = 0;
+            self.away_max = probe(limits, replicas);
+            (self.returned, self.lost) = (0, 0);
+        }
+        (!was_open).then_some(Report::GuardCleared)
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.stage, Stage::Stopped(_))
+    }
+
+    /// When it tries again.
+    pub(crate) fn retries_at(&self) -> Option<Time> {
+        match self.stage {
+            Stage::Stopped(until) => Some(until),
+            Stage::Open | Stage::Probing(_) => None,
+        }
+    }
+
+    pub(crate) fn status(&self, now: Time) -> Guard {
+        Guard {
+            stopped: self.is_stopped(),
+            away_max: self.away_max,
+            judged: self.returned + self.lost,
+            returned: self.returned,
+            retry_after_s: self.retries_at().map_or(0, |until| until.since(now).as_secs()),
+            stops: self.stops,
+        }
+    }
+}
+
+/// Arrivals are counted over so long,
+const BUCKET: Duration = Duration::from_secs(30);
+/// and the least of so many counts is the usual one: what other replicas send here for a while does not raise it.
+const BUCKETS: usize = 20;
+
+/// New sessions that are nobody's return: the usual ones, and those beyond while clients are away.
+#[derive(Clone, Debug, Default)]
+struct Strangers {
+    counts: [u32; BUCKETS],
+    /// Of them, how many have been filled.
+    filled: usize,
+    present: u32,
+    present_began: Time,
+    /// Since when clients are away, strangers since then, and those of them that stand for one.
+    episode: Option<(Time, u64, u64)>,
+}
+
+impl Strangers {
+    /// A client has left because it was moved.
+    fn depart(&mut self, now: Time) {
+        self.episode.get_or_insert((now, 0, 0));
+    }
+
+    fn arrive(&mut self, now: Time, is_anybody_away: bool, sigmas: f64) -> bool {
+        self.turn(now);
+        self.present = self.present.saturating_add(1);
+        let usual = self.usual_per_second();
+        if !is_anybody_away {
+            self.episode = None;
+            return false;
+        }
+        let (began, all, credited) = self.episode.get_or_insert((now, 0, 0));
+        *all += 1;
+        let expected = usual * now.since(*began).as_secs_f64();
+        let beyond = *all as f64 - expected - sigmas * expected.sqrt();
+        let is_credit = beyond >= (*credited + 1) as f64;
+        *credited += u64::from(is_credit);
+        is_credit
+    }
+
+    /// Puts away the counts whose time is over.
+    fn turn(&mut self, now: Time) {
+        let mut turns = 0;
+        while now.since(self.present_began) >= BUCKET && turns < BUCKETS {
+            self.counts.rotate_right(1);
+            self.counts[0] = std::mem::take(&mut self.present);
+            self.filled = (self.filled + 1).min(BUCKETS);
+            self.present_began += BUCKET;
+            turns += 1;
+        }
+        if turns == BUCKETS {
+            self.present_began = now;
+        }
+    }
+
+    fn usual_per_second(&self) -> f64 {
+        let least = self.counts[..self.filled].iter().min().copied().unwrap_or(0);
+        f64::from(least) / BUCKET.as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: fn() -> Limits = Limits::default;
+
+    fn at(seconds: u64) -> Time {
+        Time::from_millis(seconds * 1_000)
+    }
+
+    #[test]
+    fn a_fleet_that_never_returns_is_let_go_only_as_far_as_the_probe() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        let mut away = 0;
+        while guard.allowance(&limits, away, 0) > 0 {
+            away += 1;
+        }
+        assert_eq!(away, 16);
+        assert_eq!(guard.judge(at(30), &limits, 1), None);
+        guard.note_lost(away, &limits, 1);
+        let stopped = Report::GuardStopped { judged: 16, returned: 0, retry_after: Duration::from_secs(600) };
+        assert_eq!(guard.judge(at(30), &limits, 1), Some(stopped));
+        assert_eq!(guard.allowance(&limits, 0, 0), 0);
+        // After the back-off it tries half as many; when those stay away too, it waits twice as long.
+        assert_eq!(guard.judge(at(629), &limits, 1), None);
+        assert_eq!(guard.judge(at(630), &limits, 1), Some(Report::GuardProbes { moves: 8 }));
+        assert_eq!(guard.allowance(&limits, 0, 0), 8);
+        guard.note_lost(8, &limits, 1);
+        let again = Report::GuardStopped { judged: 8, returned: 0, retry_after: Duration::from_secs(1_200) };
+        assert_eq!(guard.judge(at(660), &limits, 1), Some(again));
+        assert_eq!(guard.resume(&limits, 1), Some(Report::GuardCleared));
+        assert_eq!(guard.allowance(&limits, 0, 0), 16);
+        assert_eq!(guard.status(at(660)).stops, 2);
+    }
+
+    #[test]
+    fn a_probe_whose_clients_return_clears_the_stop() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        guard.note_lost(16, &limits, 1);
+        guard.judge(at(0), &limits, 1);
+        guard.judge(at(600), &limits, 1);
+        (0..8).for_each(|_| guard.note_return(Some(Duration::from_secs(1))));
+        assert_eq!(guard.judge(at(601), &limits, 1), Some(Report::GuardCleared));
+        assert!(!guard.is_stopped());
+    }
+
+    #[test]
+    fn returns_widen_the_window_and_a_few_that_stay_away_do_not_stop_it() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        for _ in 0..100 {
+            guard.note_return(Some(Duration::from_millis(200)));
+        }
+        guard.note_lost(8, &limits, 1);
+        assert_eq!(guard.judge(at(40), &limits, 1), None);
+        assert_eq!(guard.allowance(&limits, 0, 0), 16 + 200 - 8);
+    }
+
+    #[test]
+    fn too_many_late_ones_make_it_wait_and_too_many_lost_ones_stop_it() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        (0..80).for_each(|_| guard.note_return(None));
+        assert!(guard.allowance(&limits, 20, 8) > 0);
+        assert_eq!(guard.allowance(&limits, 20, 20), 0);
+        guard.note_lost(20, &limits, 1);
+        assert!(matches!(
+            guard.judge(at(40), &limits, 1),
+            Some(Report::GuardStopped { judged: 100, returned: 80, .. })
+        ));
+    }
+
+    #[test]
+    fn a_pool_of_few_clients_is_not_stopped_by_one_that_left_for_good() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        guard.note_return(None);
+        guard.note_lost(1, &limits, 1);
+        assert_eq!(guard.judge(at(40), &limits, 1), None);
+    }
+
+    #[test]
+    fn a_ratio_of_zero_never_minds() {
+        let limits = Limits { min_return_ratio: 0.0, ..LIMITS() };
+        let mut guard = ReturnGuard::new(&limits);
+        guard.note_lost(5_000, &limits, 1);
+        assert_eq!(guard.judge(at(1), &limits, 1), None);
+        assert_eq!(guard.allowance(&limits, 1_000_000, 1_000_000), u64::MAX);
+    }
+
+    #[test]
+    fn replicas_divide_the_probe() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        guard.restart(&limits, 10);
+        assert_eq!(guard.allowance(&limits, 0, 0), 2);
+        guard.note_lost(2, &limits, 10);
+        assert!(matches!(guard.judge(at(1), &limits, 10), Some(Report::GuardStopped { judged: 2, .. })));
+    }
+
+    #[test]
+    fn strangers_beyond_the_usual_stand_for_those_who_are_away() {
+        let mut strangers = Strangers::default();
+        // Ten minutes at two a second.
+        (0..1_200).for_each(|n| assert!(!strangers.arrive(Time::from_millis(n * 500), false, 1.0)));
+        strangers.depart(at(600));
+        let credits = |sigmas: f64, millis: u64| {
+            let mut strangers = strangers.clone();
+            let arrivals = (1..=30_000 / millis)
+                .filter(|n| strangers.arrive(Time::from_millis(600_000 + n * millis), true, sigmas));
+            arrivals.count()
+        };
+        assert_eq!(credits(3.0, 500), 0, "as many as always");
+        let twice = credits(0.0, 250);
+        assert!((58..=60).contains(&twice), "{twice} of the 60 beyond the usual");
+        assert!((30..60).contains(&credits(3.0, 250)), "alone, one has to be sure");
+    }
+
+    #[test]
+    fn a_burst_long_ago_is_not_the_usual() {
+        let mut strangers = Strangers::default();
+        for n in 0..3_000 {
+            strangers.arrive(Time::from_millis(n), false, 1.0);
+        }
+        strangers.depart(at(120));
+        assert!(strangers.arrive(at(121), true, 1.0));
+        assert_eq!(strangers.usual_per_second(), 0.0);
+    }
+}
