@@ -81,6 +81,9 @@ impl Planner {
             // A second order begins anew, with its own deadline.
             slot.ordered = within;
             slot.drain_since = None;
+            if within.is_none() {
+                slot.forgive();
+            }
             slot.settle_state(now, limits, &rules, false);
         });
         self.rebuild(now);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::level::Shares;
 use crate::slot::Slot;
-use crate::{Planner, PoolState};
+use crate::{MoveReason, Planner, PoolState};
 
 /// What the shell knows of the sessions of one endpoint.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -65,15 +65,38 @@ pub struct PlannedMove {
     pub to: EndpointId,
     /// How many.
     pub count: u32,
-    /// Why, in a few words.
+    /// Why.
+    pub reason: MoveReason,
+    /// The same in a few words.
     pub why: String,
+}
+
+/// A ready endpoint at a level of sessions by weight.
+struct Side {
+    index: usize,
+    held: u64,
+    weight: f64,
+    /// Most that it may give.
+    most: u64,
+}
+
+impl Side {
+    /// What it gives to come down to `level`.
+    fn give(&self, level: f64) -> u64 {
+        self.held.saturating_sub((level * self.weight) as u64).min(self.most)
+    }
+
+    /// What it takes to come up to `level`.
+    fn take(&self, level: f64) -> u64 {
+        ((level * self.weight).ceil() as u64).saturating_sub(self.held)
+    }
 }
 
 /// What goes where, in whole sessions, before it is put into lines.
 #[derive(Default)]
 struct Flow {
     /// Index and count of each that gives, with the reason.
-    gives: Vec<(usize, u64, String)>,
+    gives: Vec<(usize, u64, MoveReason, String)>,
     /// Of each that gets.
     takes: Vec<(usize, u64)>,
 }
@@ -86,8 +109,9 @@ impl Planner {
     pub fn explain(&self, now: Time, sessions: &BTreeMap<EndpointId, Movable>) -> Plan {
         let shares = self.shares_of_ready(self.ledger.away());
         let nothing = Movable::default();
-        let of = |slot: &Slot| sessions.get(&slot.id).unwrap_or(&nothing);
-        let endpoints = self.slots.iter().filter(|slot| !slot.is_ghost()).map(|slot| {
+        let known = self.known(sessions, &nothing);
+        let shown = self.slots.iter().zip(&known).filter(|(slot, _)| !slot.is_ghost());
+        let endpoints = shown.map(|(slot, known)| {
             let target = if slot.is_ready() { shares.target(slot.weight) } else { 0.0 };
             PlannedEndpoint {
                 id: slot.id.clone(),
@@ -96,13 +120,13 @@ impl Planner {
                 sessions: slot.sessions,
                 target: (target * 100.0).round() / 100.0,
                 surplus: u32::try_from(self.excess(slot, shares)).unwrap_or(u32::MAX),
-                movable: of(slot).movable,
-                pinned: of(slot).pinned.clone(),
+                movable: known.movable,
+                pinned: known.pinned.clone(),
             }
         });
         let endpoints = endpoints.collect();
         let (state, why) = self.state(now);
-        let moves = self.lines(self.flow(shares, |slot| u64::from(of(slot).movable)));
+        let moves = self.lines(self.flow(shares, &known));
         Plan {
             state,
             why,
@@ -111,6 +135,20 @@ impl Planner {
             endpoints,
             moves,
         }
+    }
+
+    /// `sessions` for each endpoint, in one pass: both are ordered by id.
+    fn known<'a>(
+        &self,
+        sessions: &'a BTreeMap<EndpointId, Movable>,
+        nothing: &'a Movable,
+    ) -> Vec<&'a Movable> {
+        let mut rest = sessions.iter().peekable();
+        let of = |slot: &Slot| {
+            while rest.next_if(|(id, _)| **id < slot.id).is_some() {}
+            rest.next_if(|(id, _)| **id == slot.id).map_or(nothing, |(_, movable)| movable)
+        };
+        self.slots.iter().map(of).collect()
     }
 
     /// Sessions above what an endpoint keeps.
@@ -124,44 +162,45 @@ impl Planner {
     }
 
     /// Who gives and who gets: the fullest give down to one level, the emptiest are filled up to another.
-    fn flow(&self, shares: Shares, movable: impl Fn(&Slot) -> u64) -> Flow {
+    fn flow(&self, shares: Shares, known: &[&Movable]) -> Flow {
         let mut flow = Flow::default();
         let mut drained = 0;
         for (index, slot) in self.slots.iter().enumerate() {
             if slot.is_terminating() && slot.held() > 0 && shares.weight > 0 {
                 drained += u64::from(slot.held());
-                flow.gives.push((index, u64::from(slot.held()), "draining".to_owned()));
+                flow.gives.push((index, u64::from(slot.held()), MoveReason::Draining, "draining".to_owned()));
             }
         }
-        let ready: Vec<_> = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready()).collect();
-        let lacks = |slot: &Slot| shares.ceil(slot.weight).saturating_sub(u64::from(slot.held()));
-        let room: u64 = ready.iter().map(|(_, slot)| lacks(slot)).sum();
+        let ready = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready());
+        let ready: Vec<Side> = ready
+            .map(|(index, slot)| Side {
+                index,
+                held: u64::from(slot.held()),
+                weight: f64::from(slot.weight.value()),
+                most: self.excess(slot, shares).min(u64::from(known[index].movable)),
+            })
+            .collect();
+        let lacks = |side: &Side| shares.ceil(self.slots.at(side.index).weight).saturating_sub(side.held);
+        let room: u64 = ready.iter().map(lacks).sum();
         let inbound = self.ledger.away() + self.slots.totals().outbound + drained;
         let room = if self.settings.limits.enabled { room.saturating_sub(inbound) } else { 0 };
-        // Givers go down to the highest level at which what they give finds room.
-        let give = |slot: &Slot, level: f64| {
-            let down_to = (level * f64::from(slot.weight.value())) as u64;
-            self.excess(slot, shares).min(u64::from(slot.held()).saturating_sub(down_to)).min(movable(slot))
-        };
-        let top = ready.iter().map(|(_, slot)| per_weight(slot)).fold(0.0, f64::max);
-        let level = lowest(top, |level| ready.iter().map(|(_, slot)| give(slot, level)).sum::<u64>() <= room);
-        for (index, slot) in &ready {
-            let count = give(slot, level);
+        let top = ready.iter().map(|side| side.held as f64 / side.weight).fold(0.0, f64::max);
+        // Givers go down to the lowest level at which what they give finds room.
+        let level = lowest(top, |level| ready.iter().map(|side| side.give(level)).sum::<u64>() <= room);
+        for side in &ready {
+            let count = side.give(level);
             if count > 0 {
-                let ratio = f64::from(slot.sessions) / shares.target(slot.weight).max(f64::MIN_POSITIVE);
-                flow.gives.push((*index, count, format!("surplus: {ratio:.2} x its share")));
+                let share = shares.target(self.slots.at(side.index).weight).max(f64::MIN_POSITIVE);
+                let why = format!("surplus: {:.2} x its share", side.held as f64 / share);
+                flow.gives.push((side.index, count, MoveReason::Surplus, why));
             }
         }
         // Takers are filled up to the lowest level at which all of it has a place.
-        let all: u64 = flow.gives.iter().map(|(_, count, _)| count).sum();
-        let take = |slot: &Slot, level: f64| {
-            let up_to = (level * f64::from(slot.weight.value())).ceil() as u64;
-            up_to.saturating_sub(u64::from(slot.held()))
-        };
-        let high = top.max(shares.target(Weight::ONE)) + all as f64;
-        let level = lowest(high, |level| ready.iter().map(|(_, slot)| take(slot, level)).sum::<u64>() >= all);
+        let all: u64 = flow.gives.iter().map(|(_, count, ..)| count).sum();
+        let high = top.max(shares.target(Weight::ONE)) + all as f64 + 1.0;
+        let level = lowest(high, |level| ready.iter().map(|side| side.take(level)).sum::<u64>() >= all);
         flow.takes =
-            ready.iter().map(|(index, slot)| (*index, take(slot, level))).filter(|(_, n)| *n > 0).collect();
+            ready.iter().map(|side| (side.index, side.take(level))).filter(|(_, n)| *n > 0).collect();
         flow
     }
 
@@ -170,7 +209,7 @@ impl Planner {
         let mut lines = Vec::new();
         let mut takes = flow.takes.into_iter();
         let mut taker = takes.next();
-        for (from, mut left, why) in flow.gives {
+        for (from, mut left, reason, why) in flow.gives {
             while left > 0
                 && let Some((to, free)) = taker
             {
@@ -181,6 +220,7 @@ impl Planner {
                     from: self.slots.at(from).id.clone(),
                     to: self.slots.at(to).id.clone(),
                     count: u32::try_from(count).unwrap_or(u32::MAX),
+                    reason,
                     why: why.clone(),
                 });
             }
@@ -189,15 +229,11 @@ impl Planner {
     }
 }
 
-fn per_weight(slot: &Slot) -> f64 {
-    f64::from(slot.held()) / f64::from(slot.weight.value())
-}
-
 /// The lowest level from 0 to `top` at which `holds`, which holds at `top` and above each level where it does.
 fn lowest(top: f64, holds: impl Fn(f64) -> bool) -> f64 {
     let (mut low, mut high) = (0.0, top);
-    // 50 halvings: finer than a session.
-    for _ in 0..50 {
+    // 40 halvings: finer than a session, whatever the weight.
+    for _ in 0..40 {
         let middle = f64::midpoint(low, high);
         if holds(middle) { high = middle } else { low = middle }
     }

@@ -172,7 +172,7 @@ impl Slots {
     /// The first owner of the key that may be picked and is below its bound.
     fn owner(&self, now: Time, ring: &Ring, load_max: f64, hash: u64, except: &[usize]) -> Option<usize> {
         let totals = self.totals();
-        let fair = (totals.sessions + 1) as f64 * load_max / totals.weight.max(1) as f64;
+        let fair = (totals.sessions + totals.pending + 1) as f64 * load_max / totals.weight.max(1) as f64;
         ring.owners(hash).take(OWNERS_ASKED_MAX).find(|index| {
             let slot = self.at(*index);
             let bound = (fair * f64::from(slot.weight.value())).ceil();

@@ -18,7 +18,10 @@ use crate::random::Random;
 use crate::returns::ReturnGuard;
 use crate::slot::Rules;
 use crate::slots::Slots;
-use crate::{Admitted, MoveCounts, Pick, Refusal, Report, Settings, Trigger};
+use crate::{
+    Action, Admitted, ClientKey, Ended, Move, MoveCounts, Opened, Pick, Purpose, Refusal, Report, Request,
+    Settings, Trigger, Visitor,
+};
 
 /// Endpoint changes that never pause for `settle` delay a plan by at most this many times `settle`.
 const SETTLE_TIMES_MAX: u32 = 12;
@@ -28,113 +31,6 @@ const TRIED_MAX: usize = 15;
 const REPORTS_MAX: usize = 256;
 /// Doublings of the time for which an endpoint is left alone that has nothing to give.
 const HOLD_DOUBLINGS_MAX: u32 = 4;
-
-/// Who a client is, as far as its return can be recognised: its address, opaque here.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ClientKey(pub u128);
-
-/// Who asks for an endpoint.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// The client.
-    pub client: ClientKey,
-    /// What for.
-    pub purpose: Purpose,
-    /// With [`Policy::ConsistentHash`](crate::Policy): [`crate::hash_key`] of the key. `None`: the client is the key.
-    pub hash: Option<u64>,
-    /// Endpoints that have failed this request already.
-    pub tried: &'a [EndpointId],
-}
-
-/// What an endpoint is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// A session, subject to `admission`.
-    Session,
-    /// A plain request, which is over soon.
-    Request,
-}
-
-/// Who a session belongs to, and how often it was moved before it opened here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Visitor {
-    /// The client.
-    pub client: ClientKey,
-    /// [`Opened::moves`].
-    pub moves: u32,
-}
-
-/// What the planner wants done.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Action {
-    /// Move sessions away.
-    Move(Move),
-    /// Tell the operator.
-    Tell(Report),
-}
-
-/// One line of the plan.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Move {
-    /// Whose sessions.
-    pub from: EndpointId,
-    /// How many, at least 1. Which ones: [`crate::victims::choose`].
-    pub count: u32,
-    /// Why.
-    pub reason: MoveReason,
-    /// When they must be gone; a notice or a wait for quiet must not reach beyond it.
-    pub deadline: Option<Time>,
-}
-
-/// Why sessions are moved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MoveReason {
-    /// The endpoint is above its share.
-    Surplus,
-    /// The endpoint goes away.
-    Draining,
-    /// The session is older than `max_age`.
-    MaxAge,
-}
-
-impl MoveReason {
-    /// As it is written in metrics, logs and notices.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Surplus => "surplus",
-            Self::Draining => "draining",
-            Self::MaxAge => "max_age",
-        }
-    }
-}
-
-/// How a session, or its move, ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// By itself; no move was under way.
-    Left,
-    /// The endpoint broke it, with no move under way.
-    Lost,
-    /// Because of its move: we closed it, or the client left after a notice. It is expected back.
-    Moved,
-    /// The same, after `handle_leaving` has told of it.
-    Gone,
-    /// The move was given up; the session lives on where it is.
-    MoveAborted,
-    /// By itself, before its move had told the client anything. It is not expected back.
-    LeftWhileMoving,
-}
-
-/// What a new session is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
-    /// It may not be moved for balance before this moment.
-    pub cooling_until: Time,
-    /// How often this client was moved lately, as far as it was recognised.
-    pub moves: u32,
-    /// With `max_age`: when it is to be moved for its age.
-    pub expires_at: Option<Time>,
-}
 
 /// One pool at one replica.
 ///

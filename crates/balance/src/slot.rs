@@ -238,6 +238,11 @@ impl Slot {
         }
     }
 
+    /// What it went through was ordered: coming back from it is no flapping.
+    pub(crate) fn forgive(&mut self) {
+        self.lost_at = None;
+    }
+
     /// It is capacity from now on, however short it has been ready.
     pub(crate) fn count_at_once(&mut self, now: Time) {
         if self.is_ready() {

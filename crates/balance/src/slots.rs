@@ -16,6 +16,8 @@ use crate::{Limits, Placement, Policy};
 pub(crate) struct Totals {
     /// Open sessions.
     pub(crate) sessions: u64,
+    /// Handshakes and plain requests in flight.
+    pub(crate) pending: u64,
     /// Sessions to be shared out: see `level`.
     pub(crate) shared: u64,
     /// Weight of those that take part in the shares.
@@ -42,6 +44,7 @@ impl Totals {
         let is_draining = slot.is_terminating();
         Self {
             sessions: u64::from(slot.sessions),
+            pending: u64::from(slot.pending),
             shared: if takes_part || is_draining { u64::from(slot.staying()) } else { outbound },
             weight: if takes_part { u64::from(slot.weight.value()) } else { 0 },
             outbound,
@@ -57,6 +60,7 @@ impl Totals {
     fn replace(&mut self, before: &Self, after: &Self) {
         let put = |sum: &mut u64, before: u64, after: u64| *sum = *sum + after - before;
         put(&mut self.sessions, before.sessions, after.sessions);
+        put(&mut self.pending, before.pending, after.pending);
         put(&mut self.shared, before.shared, after.shared);
         put(&mut self.weight, before.weight, after.weight);
         put(&mut self.outbound, before.outbound, after.outbound);

@@ -22,7 +22,7 @@ pub struct PoolStatus {
     pub sessions: u64,
     /// Moved clients that are expected back.
     pub away: u64,
-    /// Largest sessions / target of the ready endpoints; 1.0 when there is nothing to compare.
+    /// The fullest ready endpoint against the mean of all ready ones, by weight; 1.0 when there is nothing to compare.
     pub imbalance: f64,
     /// Ordered by id. One that discovery no longer names stays as draining while it has sessions.
     pub endpoints: Vec<EndpointStatus>,
@@ -177,14 +177,9 @@ impl Planner {
         let overdue = self.ledger.overdue(now, self.settings.limits.return_timeout);
         let away = self.ledger.away().saturating_sub(overdue.lost);
         let shares = self.shares_of_ready(away);
-        let mut imbalance: Option<f64> = None;
         let mut endpoints = Vec::with_capacity(self.slots.len());
         for slot in self.slots.iter().filter(|slot| !slot.is_ghost()) {
             let target = if slot.is_ready() { shares.target(slot.weight) } else { 0.0 };
-            if target > 0.0 {
-                let ratio = f64::from(slot.sessions) / target;
-                imbalance = Some(imbalance.map_or(ratio, |worst| worst.max(ratio)));
-            }
             endpoints.push(self.endpoint_status(now, slot, shares, target));
         }
         let mut moves = self.moves;
@@ -197,7 +192,7 @@ impl Planner {
             why,
             sessions: self.slots.totals().sessions,
             away,
-            imbalance: imbalance.unwrap_or(1.0),
+            imbalance: self.imbalance(),
             endpoints,
             moves,
             pace: Pace {
@@ -208,6 +203,17 @@ impl Planner {
             guard: self.guard.status(now),
             admission: self.admitted,
         }
+    }
+
+    fn imbalance(&self) -> f64 {
+        let ready = || self.slots.iter().filter(|slot| slot.is_ready());
+        let weight = |slot: &Slot| f64::from(slot.weight.value());
+        let (sessions, weights) =
+            ready().fold((0.0, 0.0), |(s, w), slot| (s + f64::from(slot.sessions), w + weight(slot)));
+        if sessions == 0.0 {
+            return 1.0;
+        }
+        ready().map(|slot| f64::from(slot.sessions) * weights / (sessions * weight(slot))).fold(0.0, f64::max)
     }
 
     fn endpoint_status(&self, now: Time, slot: &Slot, shares: Shares, target: f64) -> EndpointStatus {
