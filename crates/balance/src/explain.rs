@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::{EndpointId, EndpointState, Time, Weight};
+use model::{EndpointId, EndpointState, Time};
 use serde::Serialize;
 
+use crate::flow::{self, Side};
 use crate::level::Shares;
 use crate::slot::Slot;
 use crate::{MoveReason, Planner, PoolState};
@@ -69,27 +70,6 @@ pub struct PlannedMove {
     pub reason: MoveReason,
     /// The same in a few words.
     pub why: String,
-}
-
-/// A ready endpoint at a level of sessions by weight.
-struct Side {
-    index: usize,
-    held: u64,
-    weight: f64,
-    /// Most that it may give.
-    most: u64,
-}
-
-impl Side {
-    /// What it gives to come down to `level`.
-    fn give(&self, level: f64) -> u64 {
-        self.held.saturating_sub((level * self.weight) as u64).min(self.most)
-    }
-
-    /// What it takes to come up to `level`.
-    fn take(&self, level: f64) -> u64 {
-        ((level * self.weight).ceil() as u64).saturating_sub(self.held)
-    }
 }
 
 /// What goes where, in whole sessions, before it is put into lines.
@@ -161,46 +141,34 @@ impl Planner {
         }
     }
 
-    /// Who gives and who gets: the fullest give down to one level, the emptiest are filled up to another.
+    /// Who gives and who gets.
     fn flow(&self, shares: Shares, known: &[&Movable]) -> Flow {
         let mut flow = Flow::default();
+        let mut sides = Vec::new();
         let mut drained = 0;
         for (index, slot) in self.slots.iter().enumerate() {
-            if slot.is_terminating() && slot.held() > 0 && shares.weight > 0 {
-                drained += u64::from(slot.held());
-                flow.gives.push((index, u64::from(slot.held()), MoveReason::Draining, "draining".to_owned()));
+            let held = u64::from(slot.held());
+            if slot.is_terminating() && held > 0 && shares.weight > 0 {
+                drained += held;
+                flow.gives.push((index, held, MoveReason::Draining, "draining".to_owned()));
+            }
+            if slot.is_ready() {
+                let most = self.excess(slot, shares).min(u64::from(known[index].movable));
+                sides.push(Side { index, held, weight: f64::from(slot.weight.value()), most });
             }
         }
-        let ready = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready());
-        let ready: Vec<Side> = ready
-            .map(|(index, slot)| Side {
-                index,
-                held: u64::from(slot.held()),
-                weight: f64::from(slot.weight.value()),
-                most: self.excess(slot, shares).min(u64::from(known[index].movable)),
-            })
-            .collect();
-        let lacks = |side: &Side| shares.ceil(self.slots.at(side.index).weight).saturating_sub(side.held);
-        let room: u64 = ready.iter().map(lacks).sum();
         let inbound = self.ledger.away() + self.slots.totals().outbound + drained;
-        let room = if self.settings.limits.enabled { room.saturating_sub(inbound) } else { 0 };
-        let top = ready.iter().map(|side| side.held as f64 / side.weight).fold(0.0, f64::max);
-        // Givers go down to the lowest level at which what they give finds room.
-        let level = lowest(top, |level| ready.iter().map(|side| side.give(level)).sum::<u64>() <= room);
-        for side in &ready {
-            let count = side.give(level);
-            if count > 0 {
-                let share = shares.target(self.slots.at(side.index).weight).max(f64::MIN_POSITIVE);
-                let why = format!("surplus: {:.2} x its share", side.held as f64 / share);
+        if self.settings.limits.enabled {
+            for (place, count) in flow::gives(&sides, inbound) {
+                let side = &sides[place];
+                let target = shares.target(self.slots.at(side.index).weight).max(f64::MIN_POSITIVE);
+                let why = format!("surplus: {:.2} x its share", side.held as f64 / target);
                 flow.gives.push((side.index, count, MoveReason::Surplus, why));
             }
         }
-        // Takers are filled up to the lowest level at which all of it has a place.
-        let all: u64 = flow.gives.iter().map(|(_, count, ..)| count).sum();
-        let high = top.max(shares.target(Weight::ONE)) + all as f64 + 1.0;
-        let level = lowest(high, |level| ready.iter().map(|side| side.take(level)).sum::<u64>() >= all);
-        flow.takes =
-            ready.iter().map(|side| (side.index, side.take(level))).filter(|(_, n)| *n > 0).collect();
+        let all = flow.gives.iter().map(|(_, count, ..)| count).sum();
+        let takes = flow::takes(&sides, all).into_iter();
+        flow.takes = takes.map(|(place, count)| (sides[place].index, count)).collect();
         flow
     }
 
@@ -227,15 +195,4 @@ impl Planner {
         }
         lines
     }
-}
-
-/// The lowest level from 0 to `top` at which `holds`, which holds at `top` and above each level where it does.
-fn lowest(top: f64, holds: impl Fn(f64) -> bool) -> f64 {
-    let (mut low, mut high) = (0.0, top);
-    // 40 halvings: finer than a session, whatever the weight.
-    for _ in 0..40 {
-        let middle = f64::midpoint(low, high);
-        if holds(middle) { high = middle } else { low = middle }
-    }
-    high
 }

@@ -55,6 +55,11 @@ impl Ledger {
         self.order.len() as u64 - self.credits
     }
 
+    /// Entries that a stranger stands for.
+    pub(crate) fn credits(&self) -> u64 {
+        self.credits
+    }
+
     /// Those of them that are away for longer than [`Self::mark_late`] was told.
     pub(crate) fn late(&self) -> u64 {
         self.late.saturating_sub(self.credits)

@@ -6,7 +6,7 @@
 //! and of those that have not been ready for `min_ready`, stay where they are and count for nobody.
 //!
 //! Hysteresis: levelling starts above `start_ratio` and then takes from the fullest endpoint down until none is
-//! above `stop_ratio`.
+//! above `stop_ratio`. Who gives how much so that nothing is moved in vain is decided in `flow`.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use model::{Time, Weight};
 
+use crate::flow::{self, Side};
 use crate::pace::MOVE_BURST;
 use crate::slot::Slot;
 use crate::{Move, MoveReason, Planner, Policy, Report, Trigger};
@@ -133,7 +134,7 @@ impl Planner {
         if self.next_check <= now {
             self.next_check = now + self.settings.limits.interval;
             let trigger = std::mem::replace(&mut self.trigger, Trigger::Drift);
-            if self.run.is_none() && self.exceeds() {
+            if self.run.is_none() && self.exceeds(self.shares()) {
                 self.start(now, trigger);
             }
         }
@@ -144,8 +145,8 @@ impl Planner {
 
     /// Begins to level.
     pub(crate) fn start(&mut self, now: Time, trigger: Trigger) {
-        let shares = self.shares();
-        let moves = self.surplus(shares).min(self.room(shares));
+        let sides = self.sides(self.shares());
+        let moves = flow::gives(&sides, self.inbound()).iter().map(|(_, count)| count).sum();
         self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false });
         if moves > 0 {
             self.tell(Report::PlanStarted { trigger, moves });
@@ -168,16 +169,37 @@ impl Planner {
         limits.moves_per_second_max.unwrap_or_else(tier) / replicas * factor
     }
 
-    /// True when some endpoint is above the band in which nothing is done.
-    fn exceeds(&self) -> bool {
-        let (shares, (start, stop)) = (self.shares(), self.ratios());
+    /// True when some endpoint is above the band in which nothing is done, and others are low enough to take from it.
+    fn exceeds(&self, shares: Shares) -> bool {
+        let (start, _) = self.ratios();
         let min_surplus = u64::from(self.settings.limits.min_surplus);
-        self.sharers().any(|(_, slot)| {
+        let is_beyond = |slot: &Slot| {
             let held = u64::from(slot.held());
             held as f64 > shares.target(slot.weight) * start
                 && held.saturating_sub(shares.floor(slot.weight)) >= min_surplus
-                && held > shares.keep(slot.weight, stop)
-        })
+        };
+        // Few pools are beyond the band at any time: only those are looked at closely.
+        self.sharers().any(|(_, slot)| is_beyond(slot)) && {
+            let sides = self.sides(shares);
+            let gives = flow::gives(&sides, self.inbound());
+            gives.iter().any(|(place, _)| is_beyond(self.slots.at(sides[*place].index)))
+        }
+    }
+
+    /// Clients that will be placed without a further move.
+    fn inbound(&self) -> u64 {
+        let totals = self.slots.totals();
+        self.ledger.away() + totals.outbound + totals.to_drain
+    }
+
+    fn sides(&self, shares: Shares) -> Vec<Side> {
+        let (_, stop) = self.ratios();
+        let side = |(index, slot): (usize, &Slot)| {
+            let held = u64::from(slot.held());
+            let most = held.saturating_sub(shares.keep(slot.weight, stop));
+            Side { index, held, weight: f64::from(slot.weight.value()), most }
+        };
+        self.sharers().map(side).collect()
     }
 
     /// Those that take part in the shares.
@@ -185,26 +207,17 @@ impl Planner {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready() && slot.is_capacity)
     }
 
-    /// Sessions above what the endpoints keep.
-    fn surplus(&self, shares: Shares) -> u64 {
-        let (_, stop) = self.ratios();
-        let above =
-            |(_, slot): (usize, &Slot)| u64::from(slot.held()).saturating_sub(shares.keep(slot.weight, stop));
-        self.sharers().map(above).sum()
-    }
-
     fn plan_batch(&mut self, now: Time) {
         let shares = self.shares();
         let mut donors = self.donors(now, shares);
-        let room = self.room(shares);
-        if room == 0 || donors.able.is_empty() {
+        if donors.able.is_empty() {
             return match donors.held_back_until {
-                Some(at) if room > 0 => self.look_at(at),
-                Some(_) | None => self.finish(now),
+                Some(at) => self.look_at(at),
+                None => self.finish(now),
             };
         }
         let rate = self.rate().min(self.receivers_rate(now, shares));
-        let allowed = self.may_begin(now).min(room);
+        let allowed = self.may_begin(now);
         let budget = allowed.min(u64::from(self.bucket.available(now, rate, MOVE_BURST)));
         let mut chosen = Vec::new();
         let mut taken = 0;
@@ -278,30 +291,18 @@ impl Planner {
 
     fn donors(&self, now: Time, shares: Shares) -> Donors {
         let mut donors = Donors { able: BinaryHeap::new(), held_back_until: None };
-        let (_, stop) = self.ratios();
-        for (index, slot) in self.sharers() {
-            let held = u64::from(slot.held());
-            let keep = shares.keep(slot.weight, stop);
-            if held <= keep {
-                continue;
-            }
+        let sides = self.sides(shares);
+        for (place, give) in flow::gives(&sides, self.inbound()) {
+            let Side { index, held, .. } = sides[place];
+            let slot = self.slots.at(index);
             if slot.hold_until > now {
                 let earlier = donors.held_back_until.map_or(slot.hold_until, |at| at.min(slot.hold_until));
                 donors.held_back_until = Some(earlier);
                 continue;
             }
             let weight = u64::from(slot.weight.value());
-            donors.able.push(Donor { index, held, weight, keep, count: 0 });
+            donors.able.push(Donor { index, held, weight, keep: held - give, count: 0 });
         }
         donors
-    }
-
-    /// What the endpoints can take below their targets (rounded up), without what is already on its way.
-    fn room(&self, shares: Shares) -> u64 {
-        let below =
-            |(_, slot): (usize, &Slot)| shares.ceil(slot.weight).saturating_sub(u64::from(slot.held()));
-        let room: u64 = self.sharers().map(below).sum();
-        let totals = self.slots.totals();
-        room.saturating_sub(self.ledger.away() + totals.outbound + totals.to_drain)
     }
 }

@@ -13,6 +13,7 @@ mod commands;
 mod drain;
 mod events;
 mod explain;
+mod flow;
 mod hash;
 mod ledger;
 mod level;

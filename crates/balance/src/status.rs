@@ -161,7 +161,8 @@ pub struct MoveCounts {
 pub struct Outcomes {
     /// Back, on an endpoint that was not above its target.
     pub returned_to_target: u64,
-    /// Back, on an endpoint that was above its target and is not the donor.
+    /// Back, on an endpoint that was above its target and is not the donor, or at another gateway replica as far as one
+    /// can tell.
     pub returned_elsewhere: u64,
     /// Back where they came from.
     pub returned_to_donor: u64,
@@ -184,7 +185,7 @@ impl Planner {
         }
         let mut moves = self.moves;
         moves.outcomes.never_returned += overdue.lost;
-        moves.outcomes.returned_elsewhere += overdue.elsewhere;
+        moves.outcomes.returned_elsewhere += self.ledger.credits();
         let (state, why) = self.state(now);
         PoolStatus {
             policy: self.settings.policy,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use balance::victims::{Candidate, Preference, Tenants, choose};
 use balance::{
-    Action, ClientKey, Ended, Limits, Move, MoveReason, Planner, Policy, Purpose, Refusal, Report, Request,
-    Settings, Trigger, Visitor,
+    Action, ClientKey, Ended, Limits, Move, MoveReason, Opened, Planner, Policy, Purpose, Refusal, Report,
+    Request, Settings, Trigger, Visitor,
 };
 use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
 
@@ -53,6 +53,8 @@ pub struct World {
     pub move_takes: Duration,
     /// A closed client is away for a time between these, in milliseconds.
     pub away_ms: (u64, u64),
+    /// Clients whose session can not be moved.
+    pub pinned: BTreeSet<u32>,
     /// Closed clients that stay away, of a hundred.
     pub lost_percent: u64,
     pub handshake: Duration,
@@ -95,6 +97,7 @@ impl World {
             move_takes: Duration::from_millis(150),
             away_ms: (10, 200),
             lost_percent: 0,
+            pinned: BTreeSet::new(),
             handshake: Duration::from_millis(3),
             tenants: Tenants::default(),
             chance: 7,
@@ -166,6 +169,26 @@ impl World {
         }
     }
 
+    /// Puts a client where no policy would.
+    pub fn place(&mut self, client: u32, name: &str) {
+        let endpoint = EndpointId::from(name);
+        let opened = self.planner.handle_opened(self.now, &endpoint, key(client), self.handshake);
+        self.insert(client, endpoint, opened);
+    }
+
+    fn insert(&mut self, client: u32, endpoint: EndpointId, opened: Opened) {
+        let session = Session {
+            endpoint,
+            cooling_until: opened.cooling_until,
+            expires_at: opened.expires_at,
+            opened: self.now,
+            moves: opened.moves,
+            idle_since: Time::from_nanos(self.now.as_nanos() + self.random(1_000)),
+            leaves_at: None,
+        };
+        assert!(self.sessions.insert(client, session).is_none(), "client {client} is here already");
+    }
+
     fn open(&mut self, client: u32) {
         let request = Request { client: key(client), purpose: Purpose::Session, hash: None, tried: &[] };
         let pick = match self.planner.pick(self.now, &request) {
@@ -182,17 +205,7 @@ impl World {
         };
         let opened = self.planner.handle_opened(self.now, &pick.endpoint, key(client), self.handshake);
         self.log.opened.push((self.now, pick.endpoint.clone()));
-        let idle_since = Time::from_nanos(self.now.as_nanos() + self.random(1_000));
-        let session = Session {
-            endpoint: pick.endpoint,
-            cooling_until: opened.cooling_until,
-            expires_at: opened.expires_at,
-            opened: self.now,
-            moves: opened.moves,
-            idle_since,
-            leaves_at: None,
-        };
-        assert!(self.sessions.insert(client, session).is_none(), "client {client} is here already");
+        self.insert(client, pick.endpoint, opened);
     }
 
     fn next_event(&self) -> Option<Time> {
@@ -253,7 +266,11 @@ impl World {
                 expires_at: s.expires_at,
                 idle_since: s.idle_since,
                 moves: s.moves,
-                pin: s.leaves_at.is_some().then_some("moving"),
+                pin: match (s.leaves_at, self.pinned.contains(client)) {
+                    (Some(_), _) => Some("moving"),
+                    (None, true) => Some("opaque"),
+                    (None, false) => None,
+                },
                 preference: Preference::Normal,
                 tenant: 0,
             })
@@ -264,6 +281,9 @@ impl World {
         for victim in &victims {
             let client = u32::try_from(*victim).expect("keys are client numbers");
             let session = self.sessions.get_mut(&client).expect("candidates are sessions");
+            assert!(!self.pinned.contains(&client), "client {client} is pinned");
+            let may_cool = order.reason == MoveReason::Draining || session.cooling_until <= self.now;
+            assert!(may_cool, "client {client} is cooling until {:?}", session.cooling_until);
             session.leaves_at = Some(self.now + self.move_takes);
             *self.log.moved.entry(client).or_default() += 1;
         }
