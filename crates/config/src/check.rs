@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use balance::Limits as RebalanceLimits;
 use ws::{Verdict, verdict};
 
 use crate::endpoints::check_list;
 use crate::error::did_you_mean;
 use crate::rules;
 use crate::tree::{Path, Tree};
-use crate::{Close, Config, Errors, Limits, Notice, Pool, Problem, Warning};
+use crate::{Admin, Close, Config, Errors, Limits, Notice, Pool, Problem, Warning};
 
-const MS: Duration = Duration::from_millis(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Checks everything and collects all complaints, in the file's order.
 pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors> {
@@ -28,36 +27,30 @@ pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors
     check.limits(&config.limits, &root.key("limits"));
     let shutdown = root.key("shutdown").key("drain_time");
     check.duration(&shutdown, config.shutdown.drain_time, Duration::ZERO..=DAY);
-    if !config.admin.address.ip().is_loopback() {
-        let message = format!(
-            "`{}` can be reached from other machines and asks nobody who they are; \
-             use 127.0.0.1, or let a network policy guard it",
-            config.admin.address
-        );
-        check.warn(&root.key("admin").key("address"), message);
-    }
+    check.admin(&config.admin, &root.key("admin"));
     check.number(&root.key("workers"), config.workers, 1..=1024);
+    check.number(&root.key("replicas"), config.replicas, 1..=1000);
     check.problems.sort();
     check.warnings.sort();
     if check.problems.is_empty() { Ok(check.warnings) } else { Err(Errors(check.problems)) }
 }
 
-struct Check<'a> {
+pub(crate) struct Check<'a> {
     tree: &'a Tree,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
 }
 
 impl Check<'_> {
-    fn fail(&mut self, path: &Path, message: impl Into<String>) {
+    pub(crate) fn fail(&mut self, path: &Path, message: impl Into<String>) {
         self.problems.push(Problem::new(self.tree.place(path), path, message));
     }
 
-    fn warn(&mut self, path: &Path, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, path: &Path, message: impl Into<String>) {
         self.warnings.push(Problem::new(self.tree.place(path), path, message));
     }
 
-    fn number<N: PartialOrd + std::fmt::Display>(
+    pub(crate) fn number<N: PartialOrd + std::fmt::Display>(
         &mut self,
         path: &Path,
         value: impl Into<Option<N>>,
@@ -76,7 +69,7 @@ impl Check<'_> {
         }
     }
 
-    fn duration(&mut self, path: &Path, value: Duration, allowed: RangeInclusive<Duration>) {
+    pub(crate) fn duration(&mut self, path: &Path, value: Duration, allowed: RangeInclusive<Duration>) {
         if !allowed.contains(&value) {
             let words = |d: &Duration| rules::duration_text(*d);
             let (least, most) = (words(allowed.start()), words(allowed.end()));
@@ -84,7 +77,7 @@ impl Check<'_> {
         }
     }
 
-    fn rule(&mut self, path: &Path, outcome: Result<(), String>) {
+    pub(crate) fn rule(&mut self, path: &Path, outcome: Result<(), String>) {
         if let Err(message) = outcome {
             self.fail(path, message);
         }
@@ -192,7 +185,7 @@ impl Check<'_> {
                 );
             }
         }
-        self.rebalance(&pool.rebalance, &path.key("rebalance"));
+        self.balancing(pool, path);
         let moves = path.key("move");
         if let Some(notice) = &pool.moves.notice {
             self.notice(notice, &moves.key("notice"));
@@ -210,25 +203,6 @@ impl Check<'_> {
         self.number(&path.key("tries_max"), pool.tries_max, 1..=10);
     }
 
-    fn rebalance(&mut self, limits: &RebalanceLimits, path: &Path) {
-        self.number(&path.key("start_ratio"), limits.start_ratio, 1.0..=10.0);
-        // A start ratio that is wrong itself is told once.
-        let most = limits.start_ratio.clamp(1.0, 10.0);
-        if !(1.0..=most).contains(&limits.stop_ratio) {
-            let message = format!("found {}, expected 1 to `start_ratio` ({most})", limits.stop_ratio);
-            self.fail(&path.key("stop_ratio"), message);
-        }
-        self.number(&path.key("min_surplus"), limits.min_surplus, 1..=1_000_000);
-        self.duration(&path.key("settle"), limits.settle, Duration::ZERO..=MINUTE * 10);
-        self.duration(&path.key("interval"), limits.interval, MS * 100..=DAY);
-        self.duration(&path.key("min_age"), limits.min_age, Duration::ZERO..=DAY);
-        self.duration(&path.key("cooldown"), limits.cooldown, Duration::ZERO..=DAY);
-        self.number(&path.key("moves_per_second_max"), limits.moves_per_second_max, 0.001..=100_000.0);
-        self.number(&path.key("concurrent_moves_max"), limits.concurrent_moves_max, 1..=1_000_000);
-        self.duration(&path.key("drain_deadline"), limits.drain_deadline, MS * 100..=DAY);
-        self.duration(&path.key("return_timeout"), limits.return_timeout, MS * 100..=HOUR);
-    }
-
     fn notice(&mut self, notice: &Notice, path: &Path) {
         match (&notice.text, &notice.binary) {
             (Some(text), None) => self.rule(&path.key("text"), rules::notice_bytes(text.as_bytes())),
@@ -243,7 +217,10 @@ impl Check<'_> {
         self.duration(&path.key("grace"), notice.grace, MS..=HOUR);
         self.number(&path.key("jitter"), notice.jitter, 0.0..=1.0);
         for (index, token) in notice.when_subprotocol.iter().enumerate() {
-            self.rule(&path.key("when_subprotocol").index(index), rules::token(token));
+            self.rule(
+                &path.key("when_subprotocol").index(index),
+                rules::token(token, "subprotocol", "graphql-transport-ws"),
+            );
         }
     }
 
@@ -256,6 +233,24 @@ impl Check<'_> {
     }
 
     // ---- the process ----
+
+    fn admin(&mut self, admin: &Admin, path: &Path) {
+        if admin.token_file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
+            self.fail(&path.key("token_file"), "found nothing, expected the path of a file with the token");
+        }
+        if admin.address.ip().is_loopback() {
+            return;
+        }
+        let who = match admin.token_file {
+            Some(_) => "only calls that change something need the token",
+            None => "asks nobody who they are: without `token_file` calls that change something are refused",
+        };
+        let message = format!(
+            "`{}` can be reached from other machines and {who}; use 127.0.0.1, or let a network policy guard it",
+            admin.address
+        );
+        self.warn(&path.key("address"), message);
+    }
 
     fn limits(&mut self, limits: &Limits, path: &Path) {
         self.at_least_one(&path.key("connections_max"), limits.connections_max);

@@ -4,6 +4,9 @@
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 
+use balance::Policy;
+use balance::victims::Preference;
+
 use crate::rules::duration_text;
 use crate::{CloseOrder, Config, OnBadFrame, Pool, Route};
 
@@ -65,7 +68,12 @@ fn routes(config: &Config) -> Vec<Row> {
     let line = |route: &Route| {
         let left = format!("{}{}", route.host.as_deref().unwrap_or("(any host)"), route.path);
         let bound = route.connections_max.map_or(String::new(), |n| format!(", at most {n} connections"));
-        row(&left, format!("-> {}{bound}", route.pool))
+        let moves = match route.moves {
+            Preference::Prefer => ", sessions are moved first",
+            Preference::Normal => "",
+            Preference::Protect => ", sessions are moved only when their endpoint goes away",
+        };
+        row(&left, format!("-> {}{bound}{moves}", route.pool))
     };
     routes.into_iter().map(line).collect()
 }
@@ -82,7 +90,7 @@ fn pool_rows(pool: &Pool) -> Vec<Row> {
     if let Some(file) = &pool.endpoints_file {
         rows.push(row("endpoints_file", file.display()));
     }
-    rows.push(row("balance", pool.balance.as_str()));
+    placement_rows(pool, &mut rows);
     rebalance_rows(pool, &mut rows);
     move_rows(pool, &mut rows);
     let bad_frame = match pool.websocket.on_bad_frame {
@@ -108,29 +116,92 @@ fn pool_rows(pool: &Pool) -> Vec<Row> {
     rows
 }
 
+fn placement_rows(pool: &Pool, rows: &mut Vec<Row>) {
+    let placement = &pool.placement;
+    let by = match pool.balance {
+        Policy::ConsistentHash => {
+            let key = pool.hash.as_ref().and_then(crate::HashKey::key);
+            let key = key.map_or_else(|| "client address".to_owned(), |key| key.describe());
+            format!(" by {key}, at most {} x the share", placement.hash_load_max)
+        }
+        Policy::LeastConnections | Policy::P2c | Policy::Random | Policy::RoundRobin => String::new(),
+    };
+    rows.push(row("balance", format!("{}{by}", pool.balance.as_str())));
+    let most = placement.sessions_per_endpoint_max;
+    let most = most.map_or_else(|| "no bound".to_owned(), |most| format!("at most {most} sessions"));
+    let slow = if placement.slow_start_window.is_zero() {
+        "no slow start".to_owned()
+    } else {
+        let window = duration_text(placement.slow_start_window);
+        format!("{} arrivals a second in its first {window}", placement.slow_start_per_second)
+    };
+    rows.push(row("an endpoint", format!("{most}, {slow}")));
+    if placement.ejection_failures > 0 {
+        rows.push(row(
+            "ejection",
+            format!(
+                "after {} failures in a row, for {} and more",
+                placement.ejection_failures,
+                duration_text(placement.ejection_time)
+            ),
+        ));
+    } else {
+        rows.push(row("ejection", "never"));
+    }
+    rows.push(row("panic", format!("below {:.0} % ready endpoints", placement.panic_threshold * 100.0)));
+    let admission = &pool.admission;
+    if let Some(rate) = admission.sessions_per_second {
+        let burst = admission.burst.map_or_else(String::new, |burst| format!(", {burst} at once"));
+        let wait = duration_text(admission.retry_after_max);
+        rows.push(row(
+            "admission",
+            format!("{rate} new sessions a second in all replicas{burst}, others wait up to {wait}"),
+        ));
+    } else {
+        rows.push(row("admission", "no bound"));
+    }
+}
+
 fn rebalance_rows(pool: &Pool, rows: &mut Vec<Row>) {
     let limits = &pool.rebalance;
+    // What the bound of the ring allows is no surplus.
+    let least = if pool.balance == Policy::ConsistentHash { pool.placement.hash_load_max } else { 1.0 };
     if limits.enabled {
         rows.push(row(
             "rebalance",
             format!(
                 "starts above {} x target and {} sessions, stops at {} x",
-                limits.start_ratio, limits.min_surplus, limits.stop_ratio
+                limits.start_ratio.max(least),
+                limits.min_surplus,
+                limits.stop_ratio.max(least)
             ),
         ));
         let pace = limits.moves_per_second_max.map_or_else(
             || "2 % of the sessions, 10 to 500, moves a second".to_owned(),
             |pace| format!("{pace} moves a second"),
         );
-        rows.push(row("pace", format!("{pace}, {} at once", limits.concurrent_moves_max)));
+        let adapts = if limits.adaptive_pace { ", slower when handshakes suffer" } else { "" };
+        rows.push(row("pace", format!("{pace}, {} at once{adapts}", limits.concurrent_moves_max)));
         rows.push(row(
             "checks",
             format!(
-                "{} after endpoint changes, every {}",
+                "{} after endpoint changes, every {}; endpoints are filled {} after they became ready",
                 duration_text(limits.settle),
-                duration_text(limits.interval)
+                duration_text(limits.interval),
+                duration_text(limits.min_ready)
             ),
         ));
+        if let Some(age) = limits.max_age {
+            let jitter = limits.max_age_jitter * 100.0;
+            rows.push(row("old sessions", format!("moved after {} +/- {jitter:.0} %", duration_text(age))));
+        }
+        if let Some(key) = pool.tenant.as_ref().and_then(crate::TenantKey::key) {
+            let (share, window) = (limits.tenant_share_max * 100.0, duration_text(limits.tenant_window));
+            rows.push(row(
+                "tenants",
+                format!("by {}, at most {share:.0} % of the moves in {window}", key.describe()),
+            ));
+        }
         rows.push(row(
             "left alone",
             format!(
@@ -145,6 +216,17 @@ fn rebalance_rows(pool: &Pool, rows: &mut Vec<Row>) {
     rows.push(row("draining", format!("empty after {}", duration_text(limits.drain_deadline))));
     let away = duration_text(limits.return_timeout);
     rows.push(row("returns", format!("expected for {away} after a move")));
+    if limits.enabled && limits.min_return_ratio > 0.0 {
+        rows.push(row(
+            "return guard",
+            format!(
+                "stops the moves when less than {:.0} % return; begins with {} moves, tries again after {}",
+                limits.min_return_ratio * 100.0,
+                limits.probe_moves,
+                duration_text(limits.guard_backoff)
+            ),
+        ));
+    }
 }
 
 fn move_rows(pool: &Pool, rows: &mut Vec<Row>) {
@@ -183,9 +265,19 @@ fn process(config: &Config) -> Vec<Row> {
     let bound = |n: Option<usize>, none: &str| n.map_or_else(|| none.to_owned(), |n| n.to_string());
     let idle = limits.idle_timeout.map_or_else(|| "never".to_owned(), duration_text);
     let access = if config.log.access { ", a line for each session" } else { "" };
+    let replicas = match config.replicas {
+        1 => "1: it has the tier's whole budgets".to_owned(),
+        more => format!("{more}: each has its part of the tier's budgets"),
+    };
+    let token = config
+        .admin
+        .token_file
+        .as_ref()
+        .map_or_else(String::new, |file| format!(", changes with the token in {}", file.display()));
     let proxies: Vec<_> = config.trusted_proxies.iter().map(ToString::to_string).collect();
     vec![
         row("workers", bound(config.workers, "one a CPU")),
+        row("replicas", replicas),
         row("connections_max", bound(limits.connections_max, "what the file descriptors allow")),
         row("connections_per_client_max", bound(limits.connections_per_client_max, "no bound")),
         row(
@@ -200,7 +292,7 @@ fn process(config: &Config) -> Vec<Row> {
         row("http_keep_alive_timeout", duration_text(limits.http_keep_alive_timeout)),
         row("trusted_proxies", if proxies.is_empty() { "none".to_owned() } else { proxies.join(", ") }),
         row("shutdown.drain_time", duration_text(config.shutdown.drain_time)),
-        row("admin", format!("http://{}", config.admin.address)),
+        row("admin", format!("http://{}{token}", config.admin.address)),
         row(
             "log",
             format!("{:?} and above, as {:?}{access}", config.log.level, config.log.format).to_lowercase(),

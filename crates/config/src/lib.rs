@@ -1,13 +1,15 @@
 //! The configuration: text in, a checked [`Config`] out, with every complaint at its key, line and column.
 //!
-//! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] applies the routes,
-//! [`explain`] tells an operator what the file means. Not here: reading files, watching them, looking at the
+//! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] applies the routes, [`Key`]
+//! finds a key in a request, [`explain`] tells an operator what the file means. Not here: reading files, watching them, looking at the
 //! machine (whether a certificate exists, how many descriptors there are).
 
+mod balancing;
 mod check;
 mod endpoints;
 mod error;
 mod explain;
+mod key;
 mod parse;
 mod router;
 mod rules;
@@ -18,6 +20,7 @@ pub mod units;
 pub use endpoints::parse_endpoints;
 pub use error::{Errors, Problem, Warning};
 pub use explain::explain;
+pub use key::Key;
 pub use parse::{Checked, parse};
 pub use router::{Router, match_route};
 pub use schema::*;

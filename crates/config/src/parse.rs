@@ -34,6 +34,9 @@ pub fn parse(text: &str, base: &Path) -> Result<Checked, Errors> {
     for file in config.pools.values_mut().filter_map(|pool| pool.endpoints_file.as_mut()) {
         join(base, file);
     }
+    if let Some(file) = &mut config.admin.token_file {
+        join(base, file);
+    }
     Ok(Checked { config, warnings })
 }
 

@@ -90,11 +90,13 @@ fn normal_host(host: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use balance::victims::Preference;
+
     use super::*;
 
     fn route(host: &str, path: &str) -> Route {
         let host = (!host.is_empty()).then(|| host.to_owned());
-        Route { host, path: path.into(), pool: "p".into(), connections_max: None }
+        Route { host, path: path.into(), pool: "p".into(), connections_max: None, moves: Preference::Normal }
     }
 
     #[test]

@@ -74,13 +74,22 @@ pub(crate) fn close_reason(reason: &str) -> Result<(), String> {
     ))
 }
 
-/// RFC 9110 section 5.6.2.
-pub(crate) fn token(token: &str) -> Result<(), String> {
+/// A token (RFC 9110 section 5.6.2): `what` it names, and an `example`.
+pub(crate) fn token(token: &str, what: &str, example: &str) -> Result<(), String> {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if !token.is_empty() && token.bytes().all(valid) {
         return Ok(());
     }
-    Err(format!("`{token}` is not a subprotocol name, expected like graphql-transport-ws"))
+    Err(format!("`{token}` is not the name of a {what}, expected like {example}"))
+}
+
+/// The name of a query parameter, as it is written in a request: what would need encoding is encoded.
+pub(crate) fn query_name(name: &str) -> Result<(), String> {
+    let valid = |b: u8| b.is_ascii_graphic() && !b"&=#+".contains(&b);
+    if !name.is_empty() && name.bytes().all(valid) {
+        return Ok(());
+    }
+    Err(format!("`{name}` is not the name of a query parameter, expected like room"))
 }
 
 /// As it would be written in the file: `1m 30s`, `100ms`, `0s`.

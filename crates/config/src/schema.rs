@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use balance::victims::Preference;
 use balance::{Admission, Limits as RebalanceLimits, Placement, Policy};
 use ipnet::IpNet;
 use model::{EndpointId, EndpointState, PoolName, Weight};
@@ -40,6 +41,9 @@ pub struct Config {
     /// Relay threads. Default: as many as the CPUs this process may use.
     #[serde(default)]
     pub workers: Option<usize>,
+    /// Ready gateway replicas, this one included, that share the budgets of the whole tier: 1 to 1000.
+    #[serde(default = "one")]
+    pub replicas: u32,
     /// What is logged.
     #[serde(default)]
     pub log: Log,
@@ -84,6 +88,9 @@ pub struct Route {
     /// Most connections at once through this route. Default: only `limits.connections_max`.
     #[serde(default)]
     pub connections_max: Option<usize>,
+    /// Whether its sessions are moved before or after others.
+    #[serde(default)]
+    pub moves: Preference,
 }
 
 /// Interchangeable endpoints, how sessions are placed on them, and how they are moved.
@@ -99,6 +106,9 @@ pub struct Pool {
     /// How a new session's endpoint is picked.
     #[serde(default)]
     pub balance: Policy,
+    /// What `consistent_hash` goes by. Default: the client's address.
+    #[serde(default)]
+    pub hash: Option<HashKey>,
     /// Which endpoints may be picked.
     #[serde(default)]
     pub placement: Placement,
@@ -108,6 +118,9 @@ pub struct Pool {
     /// When and how fast sessions are moved.
     #[serde(default)]
     pub rebalance: RebalanceLimits,
+    /// Whose session it is, for `rebalance.tenant_share_max`. Default: nobody's.
+    #[serde(default)]
+    pub tenant: Option<TenantKey>,
     /// By what means a session is moved.
     #[serde(default, rename = "move")]
     pub moves: Move,
@@ -123,6 +136,33 @@ pub struct Pool {
     /// Endpoints tried for one request before it is answered 502: 1 to 10.
     #[serde(default = "three")]
     pub tries_max: u8,
+}
+
+/// What `consistent_hash` goes by: exactly one of the four is present. A request without it goes by the client's
+/// address.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HashKey {
+    /// Name of a header, in any case. Its first value counts.
+    pub header: Option<String>,
+    /// Name of a cookie.
+    pub cookie: Option<String>,
+    /// Name of a query parameter. Name and value count as they are written, without decoding.
+    pub query: Option<String>,
+    /// The address that the connection comes from.
+    pub client_address: bool,
+}
+
+/// Whose session it is: exactly one of the three is present. A request without it is nobody's.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantKey {
+    /// Name of a header, in any case. Its first value counts.
+    pub header: Option<String>,
+    /// Name of a cookie.
+    pub cookie: Option<String>,
+    /// Name of a query parameter. Name and value count as they are written, without decoding.
+    pub query: Option<String>,
 }
 
 /// An endpoint as it is written in a list.
@@ -320,11 +360,13 @@ impl Default for Shutdown {
 pub struct Admin {
     /// Loopback by default. Port 0 for one that the system picks.
     pub address: SocketAddr,
+    /// File with the token that calls which change something must bring. Read again when it changes.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900) }
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900), token_file: None }
     }
 }
 
@@ -365,6 +407,10 @@ pub enum Format {
 
 fn root_path() -> String {
     "/".into()
+}
+
+fn one() -> u32 {
+    1
 }
 
 fn three() -> u8 {

@@ -59,6 +59,14 @@ fn the_drain_ends_before_the_pod_is_killed() {
 }
 
 #[test]
+fn the_budgets_are_shared_by_as_many_replicas_as_there_are() {
+    let deployed = number(&read("base/deployment.yaml"), "replicas");
+    assert_eq!(u64::from(configuration("base").config.replicas), deployed);
+    assert!(read("overlays/demo/kustomization.yaml").contains("path: /spec/replicas, value: 1}"));
+    assert_eq!(configuration("overlays/demo").config.replicas, 1);
+}
+
+#[test]
 fn the_ports_of_the_pod_are_those_the_gateway_listens_on() {
     let deployment = read("base/deployment.yaml");
     for folder in FOLDERS {
