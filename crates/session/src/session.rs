@@ -244,6 +244,12 @@ impl Session {
         self.end
     }
 
+    /// True when the endpoint ended it without a Close frame. What an opaque one's last frame was is not known.
+    pub fn is_lost(&self) -> bool {
+        let by_endpoint = self.end.is_some_and(|end| end.initiator == Initiator::Endpoint);
+        by_endpoint && !self.up.close_received && !self.opaque
+    }
+
     /// Data messages that began towards `leg`.
     pub fn messages_to(&self, leg: Leg) -> u32 {
         self.messages[leg.index()]

@@ -66,6 +66,35 @@ fn crossing_closes_of_both_peers_are_one_closing_handshake() {
 }
 
 #[test]
+fn only_an_endpoint_that_ends_without_a_close_has_lost_its_session() {
+    let is_lost = |play: &dyn Fn(&mut Rig)| {
+        let mut rig = Rig::new();
+        rig.endpoint(&text(Writer::Server, "hello"));
+        assert!(!rig.session.is_lost());
+        play(&mut rig);
+        rig.session.is_lost()
+    };
+    assert!(is_lost(&|rig| rig.end(Leg::Upstream)));
+    assert!(is_lost(&|rig| {
+        rig.endpoint(&frame(Writer::Server, false, 1, b"half"));
+        rig.end(Leg::Upstream);
+    }));
+    assert!(!is_lost(&|rig| {
+        rig.endpoint(&close(Writer::Server, 1011, ""));
+        rig.end(Leg::Upstream);
+    }));
+    assert!(!is_lost(&|rig| {
+        rig.end(Leg::Downstream);
+        rig.end(Leg::Upstream);
+    }));
+    assert!(!is_lost(&|rig| {
+        // Whether these bytes hold a Close frame is not known.
+        rig.endpoint(&[0xFF; 8]);
+        rig.end(Leg::Upstream);
+    }));
+}
+
+#[test]
 fn an_endpoint_gone_at_a_boundary_becomes_a_close_frame() {
     let mut rig = Rig::new();
     rig.endpoint(&text(Writer::Server, "last"));
