@@ -51,6 +51,7 @@ fn close(slot: &Slot, left: Duration) {
         return hasten(slot, "shutdown");
     }
     slot.set_standing(Standing::Ending);
-    let spec = slot.pool.policy().shed_spec("shutdown", Some(left.max(STEP)), slot.may_notify, spread());
+    let spec =
+        slot.pool.policy().shed_spec("shutdown", Some(left.max(STEP)), slot.terms.may_notify, spread());
     slot.command(Command::Shed(Arc::new(spec)));
 }

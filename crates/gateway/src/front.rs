@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::ClientKey;
 use bytes::Bytes;
 use session::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +21,7 @@ use crate::io::{Io, Rewound};
 use crate::relay::Relay;
 use crate::reply::Reply;
 use crate::shared::{RouteRuntime, Runtime, Shared};
-use crate::slot::{Slot, client_key};
+use crate::slot::{Slot, Terms, client_key};
 use crate::stay::Stay;
 use crate::telemetry;
 use crate::upstream::{self, Answer, HttpAnswer, Switched, UpgradeCall};
@@ -43,6 +44,13 @@ pub struct Guest {
     pub admitted: Arc<Admitted>,
     /// Its place in the thread's load.
     pub load: Arc<LoadGuard>,
+}
+
+impl Guest {
+    /// What the planner knows the client by.
+    pub fn client_key(&self) -> ClientKey {
+        client_key(canonical(self.peer.client.ip()))
+    }
 }
 
 /// Serves an accepted socket to its end; a tunnel goes on in a task of its own.
@@ -162,11 +170,12 @@ async fn dispatch(guest: Guest, runtime: Arc<Runtime>, mut io: Io, read: Vec<u8>
     };
     let forwarded =
         Forwarded::new(&guest.peer, &runtime.config.trusted_proxies, &head.headers().collect::<Vec<_>>());
+    let policy = route.pool.policy();
     let call = UpgradeCall {
         head: upstream::request_head(head.target, head.headers(), &forwarded),
         key: upgrade.key,
+        caller: policy.caller(guest.client_key(), head.target, || head.headers()),
     };
-    let policy = route.pool.policy();
     let started = guest.shared.clock.now();
     match upstream::call(&route.pool, &policy, &runtime.config.limits, &call).await {
         Ok(Answer::Switched(switched)) => {
@@ -241,18 +250,18 @@ pub fn begin(
 ) {
     let policy = route.pool.policy();
     let client = canonical(guest.peer.client.ip());
-    let (endpoint, opened) = switched.ticket.opened(client_key(client));
-    let may_notify = policy.may_notify(switched.protocol.as_deref());
+    let caller = switched.caller;
+    let (endpoint, opened) = switched.ticket.opened(caller.client, switched.took);
+    let terms = Terms {
+        cooling_until: opened.cooling_until,
+        expires_at: opened.expires_at,
+        tenant: caller.tenant,
+        moves: opened.moves,
+        preference: route.preference,
+        may_notify: policy.may_notify(switched.protocol.as_deref()),
+    };
     let now = guest.shared.clock.now();
-    let slot = Slot::new(
-        route.pool.clone(),
-        endpoint,
-        client,
-        now,
-        opened.cooling_until,
-        may_notify,
-        guest.worker.unread.clone(),
-    );
+    let slot = Slot::new(route.pool.clone(), endpoint, client, now, terms, guest.worker.unread.clone());
     let stay = Stay::begin(guest.worker.clone(), Arc::new(slot), permit, guest.load.clone(), request_id);
     let relay = Relay::new(
         down,

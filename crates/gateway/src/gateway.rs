@@ -20,7 +20,7 @@ use crate::shared::Shared;
 use crate::telemetry;
 use crate::tls::{Certificate, TlsError};
 use crate::worker::Worker;
-use crate::{drain, listen};
+use crate::{census, drain, listen};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -194,10 +194,13 @@ impl Gateway {
     /// [`CommandError::UnknownPool`].
     pub fn plan(&self, pool: Option<&PoolName>) -> Result<BTreeMap<PoolName, Plan>, CommandError> {
         let now = self.shared.clock.now();
+        let pools = self.named(pool)?;
+        let mut movable = census::movable(now, &self.workers, &pools);
         let plan = |pool: Arc<Pool>| {
-            (pool.name.clone(), pool.plan(|planner| planner.explain(now, &BTreeMap::new())))
+            let sessions = movable.remove(&pool.name).unwrap_or_default();
+            (pool.name.clone(), pool.plan(|planner| planner.explain(now, &sessions)))
         };
-        Ok(self.named(pool)?.into_iter().map(plan).collect())
+        Ok(pools.into_iter().map(plan).collect())
     }
 
     /// Levels a pool now, without waiting for a check.
@@ -253,7 +256,11 @@ impl Gateway {
         order: impl Fn(&mut Planner) -> Result<T, UnknownEndpoint>,
     ) -> Result<T, CommandError> {
         let [pool] = self.named(Some(pool))?.try_into().map_err(|_| self.unknown(pool))?;
-        pool.plan(order).map_err(|error| CommandError::UnknownEndpoint { pool: pool.name.clone(), error })
+        let done = pool
+            .plan(order)
+            .map_err(|error| CommandError::UnknownEndpoint { pool: pool.name.clone(), error })?;
+        self.shared.wake_planner();
+        Ok(done)
     }
 
     fn order(
@@ -264,6 +271,7 @@ impl Gateway {
         let now = self.shared.clock.now();
         let pools = self.named(pool)?;
         pools.iter().for_each(|pool| pool.plan(|planner| order(planner, now)));
+        self.shared.wake_planner();
         Ok(pools.iter().map(|pool| pool.name.clone()).collect())
     }
 

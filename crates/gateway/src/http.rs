@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use balance::Purpose;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
@@ -20,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::Time;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use ws::{RequestHead, ResponseHead};
 
@@ -27,7 +29,7 @@ use crate::admission::Permit;
 use crate::forwarded::Forwarded;
 use crate::front::{self, Downstream, First, Guest};
 use crate::io::{AlreadySent, Io, Rewound};
-use crate::pool::Ticket;
+use crate::pool::{Caller, Ticket};
 use crate::reply::Reply;
 use crate::shared::{RouteRuntime, Runtime};
 use crate::telemetry;
@@ -163,10 +165,16 @@ async fn forward(
     forwarded: &Forwarded,
 ) -> Result<Response<Body>, Reply> {
     let policy = route.pool.policy();
+    let caller = {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        policy.caller(guest.client_key(), target, || {
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+        })
+    };
     let mut request = outgoing(request, forwarded)?;
     let mut tried = Vec::new();
     loop {
-        let (mut sender, ticket, fresh) = connect(guest, route, &mut tried).await?;
+        let (mut sender, ticket, fresh) = connect(guest, route, &caller, &mut tried).await?;
         let sent = timeout(policy.response_timeout, sender.try_send_request(request)).await;
         let response = match sent {
             Ok(Ok(response)) => response,
@@ -209,21 +217,22 @@ async fn forward(
 async fn connect(
     guest: &Guest,
     route: &RouteRuntime,
+    caller: &Caller,
     tried: &mut Vec<model::EndpointId>,
 ) -> Result<(SendRequest<Body>, Ticket, bool), Reply> {
     let policy = route.pool.policy();
-    let picked = route.pool.pick(tried).ok();
-    let kept = picked.as_ref().and_then(|ticket| guest.worker.connections.take(ticket.address));
+    let picked = route.pool.pick(caller, Purpose::Request, tried);
+    let kept = picked.as_ref().ok().and_then(|ticket| guest.worker.connections.take(ticket.address));
     let picked = match (picked, kept) {
-        (Some(ticket), Some(sender)) => {
+        (Ok(ticket), Some(sender)) => {
             tried.push(ticket.endpoint.clone());
             return Ok((sender, ticket, false));
         }
         // No second pick: under round_robin it would skip an endpoint each time.
         (picked, _) => picked,
     };
-    let (stream, ticket) =
-        upstream::dial(&route.pool, &policy, tried, picked).await.map_err(|failure| failure.reply())?;
+    let dialed = upstream::dial(&route.pool, &policy, caller, Purpose::Request, tried, picked).await;
+    let (stream, ticket) = dialed.map_err(|failure| failure.reply())?;
     let sender = drive(stream).await.map_err(|error| {
         Reply::new(502, format!("endpoint {} refused HTTP/1.1: {error}", ticket.endpoint))
     })?;
@@ -248,16 +257,31 @@ where
 /// The endpoint's answer to an upgrade request that was sent by the front door already.
 async fn replay(answer: HttpAnswer) -> Result<Response<Body>, Reply> {
     let HttpAnswer { stream, read, ticket } = answer;
+    let stream = AlreadySent::new(Rewound { prefix: Bytes::from(read), stream });
+    match read_again(stream, &ticket).await {
+        Ok((response, sender)) => {
+            telemetry::http_request(ticket.pool_name(), response.status());
+            Ok(incoming(response, (ticket, sender)))
+        }
+        Err(reply) => {
+            ticket.failed();
+            Err(reply)
+        }
+    }
+}
+
+async fn read_again(
+    stream: AlreadySent<Rewound<TcpStream>>,
+    ticket: &Ticket,
+) -> Result<(Response<Incoming>, SendRequest<Body>), Reply> {
     let failed = |error: hyper::Error| {
         Reply::new(502, format!("endpoint {} answered with what is not HTTP/1.1: {error}", ticket.endpoint))
     };
-    let stream = AlreadySent::new(Rewound { prefix: Bytes::from(read), stream });
     let mut sender = drive(stream).await.map_err(failed)?;
     let request = Request::new(Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync());
     let response = sender.send_request(request).await.map_err(failed)?;
-    check_answer(&response, &ticket)?;
-    telemetry::http_request(ticket.pool_name(), response.status());
-    Ok(incoming(response, (ticket, sender)))
+    check_answer(&response, ticket)?;
+    Ok((response, sender))
 }
 
 /// An upgrade on a connection that hyper has.
@@ -278,9 +302,12 @@ async fn upgrade(
     let asked = ws::upgrade_request(&head)
         .map_err(|error| Reply::new(error.status(), error.to_string()).with(error.headers()))?;
     let Some(asked) = asked else { return Err(Reply::new(400, "upgrade request: not for a WebSocket")) };
-    let call =
-        UpgradeCall { head: upstream::request_head(head.target, head.headers(), &forwarded), key: asked.key };
     let policy = route.pool.policy();
+    let call = UpgradeCall {
+        head: upstream::request_head(head.target, head.headers(), &forwarded),
+        key: asked.key,
+        caller: policy.caller(guest.client_key(), head.target, || head.headers()),
+    };
     let started = guest.shared.clock.now();
     match upstream::call(&route.pool, &policy, &runtime.config.limits, &call).await {
         Ok(Answer::Http(answer)) => replay(answer).await,

@@ -5,6 +5,7 @@
 
 mod admission;
 mod buffer;
+mod census;
 mod clock;
 mod descriptors;
 mod drain;
@@ -19,6 +20,7 @@ mod pool;
 mod rebalance;
 mod relay;
 mod reply;
+mod reports;
 mod shared;
 mod slot;
 mod stay;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use balance::{ClientKey, Opened, Planner, Purpose, Refusal, Request};
+use balance::{ClientKey, Limits, Opened, Planner, Purpose, Refusal, Request};
+use config::Key;
 use model::{EndpointId, PoolName, Time};
 use session::{Notice, Order, Settings, ShedSpec};
 
@@ -65,8 +66,25 @@ pub struct Policy {
     pub tries_max: u8,
     /// Another endpoint is tried when one dies before the first byte of its answer.
     pub retry_upgrade: bool,
+    /// When and how fast sessions are moved.
+    pub limits: Limits,
+    /// What `consistent_hash` goes by; `None`: the client's address, or another policy is in force.
+    hash: Option<Key>,
+    /// Whose a session is.
+    tenant: Option<Key>,
     notice: Option<config::Notice>,
     close: config::Close,
+}
+
+/// Who asks for an endpoint, as far as placement and moves go by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The client's address.
+    pub client: ClientKey,
+    /// What `consistent_hash` goes by; `None`: the client.
+    pub hash: Option<u64>,
+    /// Whose session it would be; 0: nobody's.
+    pub tenant: u64,
 }
 
 impl Policy {
@@ -79,15 +97,28 @@ impl Policy {
             half_close_timeout: limits.half_close_timeout,
             close_linger: limits.close_linger,
         };
+        let by_hash = pool.balance == balance::Policy::ConsistentHash;
         Self {
             session: Arc::new(session),
             dial_timeout: pool.dial_timeout,
             response_timeout: pool.response_timeout,
             tries_max: pool.tries_max,
             retry_upgrade: pool.websocket.retry_upgrade,
+            limits: pool.rebalance.clone(),
+            hash: pool.hash.as_ref().filter(|_| by_hash).and_then(config::HashKey::key),
+            tenant: pool.tenant.as_ref().and_then(config::TenantKey::key),
             notice: pool.moves.notice.clone(),
             close: pool.moves.close.clone(),
         }
+    }
+
+    /// Who asks with a request of this target and these headers. The keys are hashed where they stand.
+    pub fn caller<'a, I>(&self, client: ClientKey, target: &'a str, headers: impl Fn() -> I) -> Caller
+    where
+        I: Iterator<Item = (&'a str, &'a [u8])>,
+    {
+        let hash = |key: &Option<Key>| key.as_ref()?.find(target, headers()).map(balance::hash_key);
+        Caller { client, hash: hash(&self.hash), tenant: hash(&self.tenant).unwrap_or(0) }
     }
 
     /// How one session is shed for `reason`: with the notice if it may get one, whose grace is spread by `spread`
@@ -184,18 +215,28 @@ impl Pool {
     ///
     /// # Errors
     /// [`Refusal`]: what to answer instead.
-    pub fn pick(self: &Arc<Self>, tried: &[EndpointId]) -> Result<Ticket, Refusal> {
-        let now = self.clock.now();
-        let request = Request { client: ClientKey(0), purpose: Purpose::Request, hash: None, tried };
-        let pick = self.plan(|planner| planner.pick(now, &request))?;
-        Ok(Ticket { pool: self.clone(), endpoint: pick.endpoint, address: pick.address, open: true })
+    pub fn pick(
+        self: &Arc<Self>,
+        caller: &Caller,
+        purpose: Purpose,
+        tried: &[EndpointId],
+    ) -> Result<Ticket, Refusal> {
+        let picked_at = self.clock.now();
+        let request = Request { client: caller.client, purpose, hash: caller.hash, tried };
+        let pick = self.plan(|planner| planner.pick(picked_at, &request))?;
+        let pool = self.clone();
+        Ok(Ticket { pool, endpoint: pick.endpoint, address: pick.address, picked_at, open: true })
     }
 }
 
-/// An endpoint that was picked and is counted for. Dropping it gives the count back.
+/// An endpoint that was picked and is counted for.
+///
+/// Dropping it gives the count back and blames nobody: a plain request is done, the client has left, or the endpoint
+/// had an ordinary answer. An endpoint that failed is told of with [`Ticket::failed`].
 #[derive(Debug)]
 pub struct Ticket {
     pool: Arc<Pool>,
+    picked_at: Time,
     /// Who.
     pub endpoint: EndpointId,
     /// Where.
@@ -209,12 +250,24 @@ impl Ticket {
         &self.pool.name
     }
 
-    /// The handshake has succeeded: from now on it is a session, which ends with `Planner::handle_closed`.
-    pub fn opened(mut self, client: ClientKey) -> (EndpointId, Opened) {
+    /// Time since it was picked.
+    pub fn age(&self) -> Duration {
+        self.pool.clock.now().since(self.picked_at)
+    }
+
+    /// The endpoint could not be reached, or died or blundered amid the handshake.
+    pub fn failed(mut self) {
         self.open = false;
         let now = self.pool.clock.now();
-        let opened =
-            self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client, Duration::ZERO));
+        self.pool.plan(|planner| planner.handle_pick_failed(now, &self.endpoint));
+    }
+
+    /// The handshake has succeeded after `took`: from now on it is a session, which ends with
+    /// `Planner::handle_closed`.
+    pub fn opened(mut self, client: ClientKey, took: Duration) -> (EndpointId, Opened) {
+        self.open = false;
+        let now = self.pool.clock.now();
+        let opened = self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client, took));
         (self.endpoint.clone(), opened)
     }
 }
@@ -223,7 +276,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if self.open {
             let now = self.pool.clock.now();
-            self.pool.plan(|planner| planner.handle_pick_failed(now, &self.endpoint));
+            self.pool.plan(|planner| planner.handle_released(now, &self.endpoint));
         }
     }
 }

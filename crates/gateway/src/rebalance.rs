@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::victims::{self, Candidate, Preference, Tenants};
-use balance::{Action, Move, MoveReason};
+use balance::victims::{self, Tenants};
+use balance::{Action, Move, MoveReason, PoolStatus};
 use model::{Endpoint, EndpointId, EndpointState, PoolName, Snapshot, Time};
 use tokio::sync::watch;
 
+use crate::census::Census;
 use crate::descriptors;
 use crate::entropy;
 use crate::pool::Pool;
+use crate::reports;
 use crate::shared::Shared;
 use crate::slot::{Command, Slot, Standing};
 use crate::telemetry;
@@ -23,6 +25,8 @@ use crate::worker::Worker;
 const LOOK: Duration = Duration::from_secs(1);
 /// And at most this often.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Rounds of orders in one look: an order that can not be filled may lead to another.
+const ROUNDS_MAX: u32 = 8;
 /// Gauges are refreshed this often.
 const REPORT: Duration = Duration::from_secs(1);
 /// A warning is due when a pair of gateway and endpoint has used this share of its source ports.
@@ -38,7 +42,12 @@ pub struct Rebalance {
     warned: BTreeMap<PoolName, bool>,
     /// When each draining endpoint's last session is to be gone.
     deadlines: BTreeMap<(PoolName, EndpointId), Time>,
+    /// Whose sessions were moved lately.
+    tenants: BTreeMap<PoolName, Tenants>,
 }
+
+/// Moves that a pool's planner wants.
+type Order = (Arc<Pool>, Move);
 
 impl Rebalance {
     /// Over all sessions of `workers`.
@@ -48,8 +57,8 @@ impl Rebalance {
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Self {
         let source_ports = descriptors::source_ports();
-        let (warned, deadlines) = Default::default();
-        Self { shared, workers, snapshots, source_ports, warned, deadlines }
+        let (warned, deadlines, tenants) = Default::default();
+        Self { shared, workers, snapshots, source_ports, warned, deadlines, tenants }
     }
 
     /// Takes the present snapshot: call before the first connection is accepted.
@@ -58,12 +67,12 @@ impl Rebalance {
         let now = self.shared.clock.now();
         for pool in self.shared.pools() {
             let endpoints: &[Endpoint] = snapshot.pools.get(&pool.name).map_or(&[], Vec::as_slice);
-            pool.plan(|planner| planner.handle_endpoints(now, endpoints));
+            let status = pool.plan(|planner| {
+                planner.handle_endpoints(now, endpoints);
+                planner.status(now)
+            });
             // One that is back drains anew if it ever does, and has a new deadline then.
-            let is_back = |id: &EndpointId| {
-                endpoints.iter().any(|e| e.id == *id && e.state != EndpointState::Terminating)
-            };
-            self.deadlines.retain(|(name, id), _| *name != pool.name || !is_back(id));
+            self.deadlines.retain(|(name, id), _| *name != pool.name || is_draining(&status, id));
         }
     }
 
@@ -79,54 +88,59 @@ impl Rebalance {
                 // Pools may have come with a reload after the snapshot that names their endpoints.
                 self.take_endpoints();
             }
-            let mut next = now + LOOK;
-            for pool in self.shared.pools() {
-                while let Some(action) = pool.plan(|planner| planner.poll_action(now)) {
-                    match action {
-                        Action::Move(plan) => self.carry_out(now, &pool, &plan),
-                        Action::Tell(report) => tracing::info!(pool = %pool.name, ?report, "rebalancing"),
-                    }
+            let pools = self.shared.pools();
+            for _ in 0..ROUNDS_MAX {
+                let orders = orders(now, &pools);
+                if orders.is_empty() {
+                    break;
                 }
-                if let Some((at, _)) = pool.plan(|planner| planner.poll_timeout()) {
-                    next = next.min(at);
-                }
+                self.carry_out(now, &orders);
             }
-            self.enforce_deadlines(now);
-            next = self.deadlines.values().copied().fold(next, Time::min);
+            self.enforce_deadlines(now, &pools);
+            let timeouts =
+                pools.iter().filter_map(|pool| Some(pool.plan(|planner| planner.poll_timeout())?.0));
+            let next = timeouts.chain(self.deadlines.values().copied()).fold(now + LOOK, Time::min);
             let pause = next.since(now).max(PAUSE);
             tokio::select! {
                 changed = self.snapshots.changed(), if alive => {
                     alive = changed.is_ok();
                     self.take_endpoints();
                 }
+                () = self.shared.planner_woken() => self.take_endpoints(),
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Tells the best `plan.count` sessions of the donor to leave.
-    fn carry_out(&mut self, now: Time, pool: &Arc<Pool>, plan: &Move) {
-        let mut slots = self.sessions_on(pool, &plan.from);
-        let mut candidates: Vec<Candidate> = slots.iter().enumerate().map(candidate).collect();
-        let chosen = victims::choose(
-            now,
-            plan.reason,
-            &mut candidates,
-            plan.count as usize,
-            &mut Tenants::default(),
-            &balance::Limits::default(),
-        );
+    /// Fills all orders with one walk over the sessions.
+    fn carry_out(&mut self, now: Time, orders: &[Order]) {
+        let mut census = Census::default();
+        for (pool, plan) in orders {
+            census.want(pool, &plan.from);
+        }
+        let census = census.take(&self.workers);
+        for (pool, plan) in orders {
+            self.fill(now, pool, plan, census.of(&pool.name, &plan.from));
+        }
+    }
+
+    /// Tells the best `plan.count` of the donor's sessions to leave.
+    fn fill(&mut self, now: Time, pool: &Arc<Pool>, plan: &Move, slots: &[Arc<Slot>]) {
+        let policy = pool.policy();
+        let mut candidates = slots.iter().enumerate().map(|(key, slot)| slot.candidate(key)).collect();
+        let count = plan.count as usize;
+        let tenants = self.tenants.entry(pool.name.clone()).or_default();
+        let chosen = victims::choose(now, plan.reason, &mut candidates, count, tenants, &policy.limits);
         let began = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
         for key in &chosen {
             slots[*key].set_standing(Standing::Moving);
         }
         // The planner must know before a session can end.
         pool.plan(|planner| planner.handle_moves_began(now, &plan.from, plan.count, began));
-        let policy = pool.policy();
         let left = plan.deadline.map(|deadline| deadline.since(now));
         for key in chosen {
-            let slot = &mut slots[key];
-            let spec = policy.shed_spec(plan.reason.as_str(), left, slot.may_notify, spread());
+            let slot = &slots[key];
+            let spec = policy.shed_spec(plan.reason.as_str(), left, slot.terms.may_notify, spread());
             slot.command(Command::Shed(Arc::new(spec)));
         }
         if let (MoveReason::Draining, Some(deadline)) = (plan.reason, plan.deadline) {
@@ -137,43 +151,30 @@ impl Rebalance {
             reason = plan.reason.as_str(), "sessions are moved");
     }
 
-    fn sessions_on(&self, pool: &Arc<Pool>, endpoint: &EndpointId) -> Vec<Arc<Slot>> {
-        let mut slots = Vec::new();
-        for worker in &self.workers {
-            worker.for_each(|slot| {
-                if slot.endpoint == *endpoint && Arc::ptr_eq(&slot.pool, pool) {
-                    slots.push(slot.clone());
-                }
-            });
-        }
-        slots
-    }
-
     /// What is left on a draining endpoint at its deadline waits no longer: the endpoint goes away with or without us.
-    fn enforce_deadlines(&mut self, now: Time) {
-        let due: Vec<_> =
-            self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-        for key in due {
-            self.deadlines.remove(&key);
-            let Some(pool) = self.shared.pools().into_iter().find(|pool| pool.name == key.0) else {
-                continue;
-            };
-            let status = pool.plan(|planner| planner.status(now));
-            let is_draining = status
-                .endpoints
-                .iter()
-                .any(|endpoint| endpoint.id == key.1 && endpoint.state == EndpointState::Terminating);
-            if !is_draining {
-                continue;
-            }
-            let slots = self.sessions_on(&pool, &key.1);
+    fn enforce_deadlines(&mut self, now: Time, pools: &[Arc<Pool>]) {
+        let mut due = Vec::new();
+        self.deadlines.retain(|key, at| {
+            let is_due = *at <= now;
+            due.extend(is_due.then(|| key.clone()));
+            !is_due
+        });
+        due.retain(|(name, id)| {
+            let pool = pools.iter().find(|pool| pool.name == *name);
+            pool.is_some_and(|pool| is_draining(&pool.plan(|planner| planner.status(now)), id))
+        });
+        let mut census = Census::default();
+        for (name, id) in &due {
+            pools.iter().filter(|pool| pool.name == *name).for_each(|pool| census.want(pool, id));
+        }
+        let census = census.take(&self.workers);
+        for (pool, endpoint) in &due {
+            let slots = census.of(pool, endpoint);
             if !slots.is_empty() {
-                tracing::warn!(pool = %key.0, endpoint = %key.1, sessions = slots.len(),
+                tracing::warn!(%pool, %endpoint, sessions = slots.len(),
                     "sessions were left at the drain deadline: they are closed without waiting for a quiet moment");
             }
-            for slot in slots {
-                hasten(&slot, MoveReason::Draining.as_str());
-            }
+            slots.iter().for_each(|slot| hasten(slot, MoveReason::Draining.as_str()));
         }
     }
 
@@ -188,15 +189,17 @@ impl Rebalance {
         }
         let connections_max = self.shared.runtime.load().connections_max;
         telemetry::process(self.shared.admission.total(), connections_max, bytes, messages);
-        for pool in self.shared.pools() {
+        let pools = self.shared.pools();
+        for pool in &pools {
             let status = pool.plan(|planner| planner.status(now));
-            telemetry::moves(&pool.name, &status);
+            telemetry::pool(&pool.name, &status);
             self.check_source_ports(&pool.name, &status);
         }
+        self.tenants.retain(|name, _| pools.iter().any(|pool| pool.name == *name));
     }
 
     /// One address of ours has only so many source ports towards one endpoint: say so before they run out.
-    fn check_source_ports(&mut self, pool: &PoolName, status: &balance::PoolStatus) {
+    fn check_source_ports(&mut self, pool: &PoolName, status: &PoolStatus) {
         let busiest = status.endpoints.iter().max_by_key(|endpoint| endpoint.sessions + endpoint.pending);
         let Some(busiest) = busiest else { return };
         let ratio = f64::from(busiest.sessions + busiest.pending) / f64::from(self.source_ports);
@@ -210,18 +213,22 @@ impl Rebalance {
     }
 }
 
-fn candidate((key, slot): (usize, &Arc<Slot>)) -> Candidate {
-    Candidate {
-        key,
-        opened: slot.opened,
-        cooling_until: slot.cooling_until,
-        expires_at: None,
-        idle_since: slot.active_at(),
-        moves: slot.moves,
-        pin: (slot.standing() != Standing::Open).then_some("moving"),
-        preference: Preference::Normal,
-        tenant: 0,
+/// What the planners want done now, all of it; what they want told is told.
+fn orders(now: Time, pools: &[Arc<Pool>]) -> Vec<Order> {
+    let mut orders = Vec::new();
+    for pool in pools {
+        while let Some(action) = pool.plan(|planner| planner.poll_action(now)) {
+            match action {
+                Action::Move(plan) => orders.push((pool.clone(), plan)),
+                Action::Tell(report) => reports::tell(pool, &report),
+            }
+        }
     }
+    orders
+}
+
+fn is_draining(status: &PoolStatus, id: &EndpointId) -> bool {
+    status.endpoints.iter().any(|e| e.id == *id && e.state == EndpointState::Terminating)
 }
 
 /// Closes a session at the next boundary, whatever it was waiting for.

@@ -45,6 +45,13 @@ impl Reply {
         self
     }
 
+    /// Says when to come back, instead of what [`Self::new`] says.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.headers.retain(|(name, _)| *name != "retry-after");
+        self.headers.push(("retry-after", whole_seconds(wait).to_string()));
+        self
+    }
+
     /// The answer as bytes; the connection ends behind it.
     pub fn to_bytes(&self) -> Vec<u8> {
         let reason = self.code().canonical_reason().unwrap_or_default();
@@ -103,9 +110,25 @@ impl Reply {
     }
 }
 
+/// Rounded up, and at least 1: who comes back at once is refused again.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    let part = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(part).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_is_told_once_in_whole_seconds() {
+        for (wait, told) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (60_000, "60")] {
+            let reply = Reply::new(503, "later").retry_after(Duration::from_millis(wait));
+            let text = String::from_utf8(reply.to_bytes()).unwrap();
+            assert_eq!(text.matches("retry-after").count(), 1, "{text}");
+            assert!(text.contains(&format!("retry-after: {told}\r\n")), "{wait} ms: {text}");
+        }
+    }
 
     #[test]
     fn an_unavailable_pool_tells_when_to_come_back() {

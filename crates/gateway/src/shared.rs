@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use balance::victims::Preference;
 use config::Config;
 use model::PoolName;
+use tokio::sync::Notify;
 
 use crate::admission::{Admission, RouteCount};
 use crate::clock::Clock;
@@ -26,6 +28,7 @@ pub struct Shared {
     pub certificates: Vec<Option<Arc<Certificate>>>,
     pools: Mutex<BTreeMap<PoolName, Arc<Pool>>>,
     draining: AtomicBool,
+    planner_waker: Notify,
 }
 
 /// A configuration in the form that the data path uses.
@@ -50,6 +53,8 @@ pub struct RouteRuntime {
     pub count: Arc<RouteCount>,
     /// Their bound.
     pub connections_max: Option<usize>,
+    /// Whether its sessions are moved before or after others.
+    pub preference: Preference,
 }
 
 impl Shared {
@@ -69,6 +74,7 @@ impl Shared {
             certificates,
             pools: Mutex::new(pools),
             draining: AtomicBool::new(false),
+            planner_waker: Notify::new(),
         })
     }
 
@@ -78,6 +84,17 @@ impl Shared {
         let old = self.runtime.load_full();
         let runtime = compile(self.clock, &mut pools, Some(&old), config, connections_max);
         self.runtime.store(Arc::new(runtime));
+        self.wake_planner();
+    }
+
+    /// The planners have something new to do: they are not to wait for their next look.
+    pub fn wake_planner(&self) {
+        self.planner_waker.notify_one();
+    }
+
+    /// Waits for [`Self::wake_planner`].
+    pub async fn planner_woken(&self) {
+        self.planner_waker.notified().await;
     }
 
     /// All pools: those of the configuration, and former ones that still have sessions.
@@ -114,10 +131,15 @@ fn compile(
             }
         }
     }
+    // A watch of the tier's own replicas would feed the same call.
+    for pool in pools.values() {
+        pool.plan(|planner| planner.handle_replicas(now, config.replicas));
+    }
     let routes = config.routes.iter().map(|route| RouteRuntime {
         pool: pools[&route.pool].clone(),
         count: old.and_then(|old| same_route(old, route)).unwrap_or_default(),
         connections_max: route.connections_max,
+        preference: route.moves,
     });
     let routes = routes.collect();
     Runtime { router: config::Router::new(&config.routes), routes, config, connections_max }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use balance::victims::{Candidate, Preference};
 use balance::{ClientKey, Visitor};
 use model::{EndpointId, Time};
 use session::ShedSpec;
@@ -61,6 +62,35 @@ pub enum Standing {
     Ending = 3,
 }
 
+impl Standing {
+    /// Why a session that stands here can not be moved, if so.
+    pub const fn pin(self) -> Option<&'static str> {
+        match self {
+            Self::Open => None,
+            Self::Moving => Some("moving"),
+            Self::Pinned => Some("opaque"),
+            Self::Ending => Some("ending"),
+        }
+    }
+}
+
+/// What decides whether and when a session may be moved: fixed when it opens.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Not moved for balance before this.
+    pub cooling_until: Time,
+    /// When it is moved for its age.
+    pub expires_at: Option<Time>,
+    /// Whose it is; 0: nobody's.
+    pub tenant: u64,
+    /// How often the client was moved before.
+    pub moves: u32,
+    /// What its route wants.
+    pub preference: Preference,
+    /// It may be asked to leave by a message.
+    pub may_notify: bool,
+}
+
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -75,12 +105,8 @@ pub struct Slot {
     pub client: IpAddr,
     /// When it opened.
     pub opened: Time,
-    /// Not moved before this.
-    pub cooling_until: Time,
-    /// How often the client was moved before.
-    pub moves: u32,
-    /// It may be asked to leave by a message.
-    pub may_notify: bool,
+    /// Whether and when it may be moved.
+    pub terms: Terms,
     active_at: AtomicU64,
     deadline: AtomicU64,
     stalled_since: AtomicU64,
@@ -104,8 +130,7 @@ impl Slot {
         endpoint: EndpointId,
         client: IpAddr,
         now: Time,
-        cooling_until: Time,
-        may_notify: bool,
+        terms: Terms,
         unread: Arc<AtomicUsize>,
     ) -> Self {
         Self {
@@ -113,9 +138,7 @@ impl Slot {
             endpoint,
             client,
             opened: now,
-            cooling_until,
-            moves: 0,
-            may_notify,
+            terms,
             active_at: AtomicU64::new(now.as_nanos()),
             deadline: AtomicU64::new(NEVER),
             stalled_since: AtomicU64::new(NEVER),
@@ -231,7 +254,23 @@ impl Slot {
 
     /// What the planner knows the client by.
     pub fn visitor(&self) -> Visitor {
-        Visitor { client: client_key(self.client), moves: self.moves }
+        Visitor { client: client_key(self.client), moves: self.terms.moves }
+    }
+
+    /// What is known of it to whoever chooses sessions to move, who finds it again by `key`.
+    pub fn candidate(&self, key: usize) -> Candidate {
+        let Terms { cooling_until, expires_at, tenant, moves, preference, .. } = self.terms;
+        Candidate {
+            key,
+            opened: self.opened,
+            cooling_until,
+            expires_at,
+            idle_since: self.active_at(),
+            moves,
+            pin: self.standing().pin(),
+            preference,
+            tenant,
+        }
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -249,4 +288,16 @@ pub fn client_key(address: IpAddr) -> ClientKey {
 
 fn optional(nanos: u64) -> Option<Time> {
     (nanos != NEVER).then(|| Time::from_nanos(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_shows_little_of_itself() {
+        // One allocation a session, beside the relay's own: its two counts are in front.
+        let bytes = size_of::<Slot>() + 2 * size_of::<usize>();
+        assert!(bytes <= 256, "a slot takes {bytes} bytes");
+    }
 }

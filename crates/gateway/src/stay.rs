@@ -154,10 +154,11 @@ impl Stay {
 
     fn how_it_ended(&self, session: &Session) -> Ended {
         let by_us = session.end().is_none_or(|end| end.initiator == Initiator::Gateway);
-        let told = self.slot.may_notify;
+        let told = self.slot.terms.may_notify;
         match self.slot.standing() {
             Standing::Moving if by_us || told => Ended::Moved,
             Standing::Moving => Ended::LeftWhileMoving,
+            Standing::Open | Standing::Pinned | Standing::Ending if session.is_lost() => Ended::Lost,
             Standing::Open | Standing::Pinned | Standing::Ending => Ended::Left,
         }
     }

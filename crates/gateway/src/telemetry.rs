@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use balance::{Cause, PoolState, PoolStatus, Trigger};
 use http::StatusCode;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -14,7 +15,7 @@ use session::{Initiator, Leg};
 use crate::slot::CutReason;
 
 /// Help texts, as they stand above each metric: what docs/metrics.md says in a line.
-const COUNTERS: [(&str, &str); 15] = [
+const COUNTERS: [(&str, &str); 21] = [
     ("evenkeel_accepted_connections_total", "Sockets accepted"),
     ("evenkeel_rejected_total", "Connections and requests answered by the gateway itself, by reason"),
     ("evenkeel_bytes_total", "Bytes relayed in tunnels"),
@@ -30,14 +31,24 @@ const COUNTERS: [(&str, &str); 15] = [
     ("evenkeel_undeliverable_bytes_total", "Bytes that a broken or stalled peer did not take"),
     ("evenkeel_moves_began_total", "Sessions that were asked to move, by reason"),
     ("evenkeel_moves_total", "What became of moves and of the moved clients"),
+    ("evenkeel_plans_total", "Times that levelling began, by what set it off"),
+    ("evenkeel_pace_lowered_total", "Times that moves were slowed down, by what was seen"),
+    ("evenkeel_guard_stops_total", "Times that moves were stopped because clients did not come back"),
+    ("evenkeel_ejections_total", "Times that an endpoint was left alone after failures in a row"),
+    ("evenkeel_admitted_sessions_total", "Sessions that were let in and opened"),
+    ("evenkeel_refused_sessions_total", "Upgrade requests that were given none, by reason"),
 ];
-const GAUGES: [(&str, &str); 7] = [
+const GAUGES: [(&str, &str); 11] = [
     ("evenkeel_connections", "Client connections now, tunnels and plain HTTP"),
     ("evenkeel_connections_max", "Bound of the client connections"),
     ("evenkeel_sessions", "Open WebSocket sessions"),
     ("evenkeel_away_clients", "Clients that were closed and are expected back"),
     ("evenkeel_imbalance_ratio", "Largest sessions / target of the ready endpoints; 1 is level"),
     ("evenkeel_endpoints", "Endpoints by state"),
+    ("evenkeel_pool_state", "1 for what the planner is about, 0 for every other state"),
+    ("evenkeel_moves_per_second_max", "Moves a second that this replica may begin now"),
+    ("evenkeel_pace_factor_ratio", "Share of the configured pace that what is seen to happen leaves"),
+    ("evenkeel_guard_away_clients_max", "Moved clients that may be away at once"),
     (
         "evenkeel_source_ports_used_ratio",
         "Share of the source ports towards the busiest endpoint that is taken",
@@ -74,6 +85,9 @@ pub struct PoolMetrics {
     sessions: Counter,
     handshake: Histogram,
     ends: [Counter; 3],
+    plans: [Counter; 3],
+    pace_lowered: [Counter; 3],
+    ejections: Counter,
 }
 
 impl std::fmt::Debug for PoolMetrics {
@@ -86,11 +100,45 @@ impl PoolMetrics {
     /// Those of `pool`.
     pub fn new(pool: &PoolName) -> Self {
         let end = |by| ends(pool, initiator(by));
+        let plans = |trigger: Trigger| counter!("evenkeel_plans_total", "pool" => pool.to_string(), "trigger" => trigger.as_str());
+        let lowered = |cause: Cause| counter!("evenkeel_pace_lowered_total", "pool" => pool.to_string(), "cause" => cause.as_str());
         Self {
             sessions: counter!("evenkeel_sessions_total", "pool" => pool.to_string()),
             handshake: histogram!("evenkeel_handshake_seconds", "pool" => pool.to_string()),
             ends: [end(Initiator::Client), end(Initiator::Endpoint), end(Initiator::Gateway)],
+            plans: [plans(Trigger::Endpoints), plans(Trigger::Drift), plans(Trigger::Command)],
+            pace_lowered: [
+                lowered(Cause::HandshakeLatency),
+                lowered(Cause::HandshakeFailures),
+                lowered(Cause::EndpointErrors),
+            ],
+            ejections: counter!("evenkeel_ejections_total", "pool" => pool.to_string()),
         }
+    }
+
+    /// Levelling began.
+    pub fn plan_started(&self, trigger: Trigger) {
+        let place = match trigger {
+            Trigger::Endpoints => 0,
+            Trigger::Drift => 1,
+            Trigger::Command => 2,
+        };
+        self.plans[place].increment(1);
+    }
+
+    /// Moves were slowed down.
+    pub fn pace_lowered(&self, cause: Cause) {
+        let place = match cause {
+            Cause::HandshakeLatency => 0,
+            Cause::HandshakeFailures => 1,
+            Cause::EndpointErrors => 2,
+        };
+        self.pace_lowered[place].increment(1);
+    }
+
+    /// An endpoint is left alone for a while.
+    pub fn ejected(&self) {
+        self.ejections.increment(1);
     }
 
     /// A tunnel was opened; `took` from the complete request head to the endpoint's 101.
@@ -160,8 +208,30 @@ pub fn moves_began(pool: &PoolName, reason: &'static str, count: u64) {
     }
 }
 
-/// What became of moves, as absolute counts of the planner.
-pub fn moves(pool: &PoolName, status: &balance::PoolStatus) {
+/// What a planner says of its pool, as it is now and as absolute counts.
+pub fn pool(pool: &PoolName, status: &PoolStatus) {
+    moves(pool, status);
+    let admission = &status.admission;
+    counter!("evenkeel_admitted_sessions_total", "pool" => pool.to_string()).absolute(admission.admitted);
+    for (reason, count) in [
+        ("no_endpoint", admission.no_endpoint),
+        ("endpoints_full", admission.full),
+        ("admission", admission.deferred),
+    ] {
+        counter!("evenkeel_refused_sessions_total", "pool" => pool.to_string(), "reason" => reason)
+            .absolute(count);
+    }
+    counter!("evenkeel_guard_stops_total", "pool" => pool.to_string()).absolute(status.guard.stops);
+    gauge!("evenkeel_guard_away_clients_max", "pool" => pool.to_string()).set(status.guard.away_max as f64);
+    gauge!("evenkeel_moves_per_second_max", "pool" => pool.to_string()).set(status.pace.moves_per_second);
+    gauge!("evenkeel_pace_factor_ratio", "pool" => pool.to_string()).set(status.pace.factor);
+    for state in PoolState::ALL {
+        let is_so = if status.state == state { 1.0 } else { 0.0 };
+        gauge!("evenkeel_pool_state", "pool" => pool.to_string(), "state" => state.as_str()).set(is_so);
+    }
+}
+
+fn moves(pool: &PoolName, status: &PoolStatus) {
     let moves = &status.moves;
     for (outcome, count) in [
         ("moved", moves.moved),

@@ -1,10 +1,12 @@
 //! The way to an endpoint: pick, dial, send the upgrade request, judge the answer; the next endpoint if that fails.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
 
+use balance::{Purpose, Refusal};
 use config::Limits;
 use model::EndpointId;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,8 +14,8 @@ use ws::{Extensions, ResponseHead, UpgradeError};
 
 use crate::forwarded::Forwarded;
 use crate::listen;
-use crate::pool::{Policy, Pool, Ticket};
-use crate::reply::Reply;
+use crate::pool::{Caller, Policy, Pool, Ticket};
+use crate::reply::{Reply, whole_seconds};
 use crate::telemetry;
 
 /// Interim responses (1xx) before the real one.
@@ -26,6 +28,8 @@ pub struct UpgradeCall<'a> {
     pub head: Vec<u8>,
     /// Its Sec-WebSocket-Key.
     pub key: &'a [u8],
+    /// Who asks.
+    pub caller: Caller,
 }
 
 /// What an endpoint answered.
@@ -48,6 +52,10 @@ pub struct Switched {
     pub head_bytes: usize,
     /// The picked endpoint.
     pub ticket: Ticket,
+    /// From the pick to the 101: dial and handshake with this endpoint alone.
+    pub took: Duration,
+    /// Who asked.
+    pub caller: Caller,
     /// Accepted extensions.
     pub extensions: Extensions,
     /// The chosen subprotocol.
@@ -68,11 +76,13 @@ pub struct HttpAnswer {
 /// Why no endpoint answered.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// None is ready.
-    #[error("no endpoint of pool {pool} is ready{}; the endpoints' states are in /api/v1/status of the admin port", if *.tried > 0 { format!(" ({tried} failed just now)") } else { String::new() })]
-    NoEndpoint {
+    /// None may be picked.
+    #[error("{}", refused(.pool, .refusal, *.tried))]
+    Refused {
         /// The pool.
         pool: model::PoolName,
+        /// Why.
+        refusal: Refusal,
         /// Endpoints that were tried for this request.
         tried: usize,
     },
@@ -132,7 +142,7 @@ impl Failure {
     /// What the client is told.
     pub fn reply(&self) -> Reply {
         let status = match self {
-            Self::NoEndpoint { .. } => 503,
+            Self::Refused { .. } => 503,
             Self::Timeout { .. } => 504,
             Self::Dial { .. }
             | Self::Closed { .. }
@@ -140,7 +150,11 @@ impl Failure {
             | Self::Head { .. }
             | Self::Handshake { .. } => 502,
         };
-        Reply::new(status, self.to_string())
+        let reply = Reply::new(status, self.to_string());
+        if let Self::Refused { refusal: Refusal::Admission { retry_after }, .. } = self {
+            return reply.retry_after(*retry_after);
+        }
+        reply
     }
 
     /// True when the endpoint may not have seen the request, or saw it and said nothing.
@@ -148,7 +162,7 @@ impl Failure {
         match self {
             Self::Dial { .. } => true,
             Self::Closed { answered, .. } => retry_upgrade && !answered,
-            Self::NoEndpoint { .. }
+            Self::Refused { .. }
             | Self::Timeout { .. }
             | Self::Interim { .. }
             | Self::Head { .. }
@@ -157,20 +171,44 @@ impl Failure {
     }
 }
 
-/// Connects to an endpoint of `pool`, `first` if one was picked already, trying others when one can not be reached.
+/// What a client reads when it gets no endpoint.
+fn refused(pool: &model::PoolName, refusal: &Refusal, tried: usize) -> String {
+    match refusal {
+        Refusal::NoEndpoint => {
+            let tried = if tried > 0 { format!(" ({tried} failed just now)") } else { String::new() };
+            format!(
+                "no endpoint of pool {pool} is ready{tried}; the endpoints' states are in /api/v1/status of the admin port"
+            )
+        }
+        Refusal::Full => format!(
+            "every endpoint of pool {pool} has as many sessions as it may have (placement.sessions_per_endpoint_max); \
+             come back later, or add endpoints"
+        ),
+        Refusal::Admission { retry_after } => format!(
+            "more clients come to pool {pool} than are let in (admission.sessions_per_second); come back in {} s",
+            whole_seconds(*retry_after)
+        ),
+    }
+}
+
+/// Connects to an endpoint of `pool`: the one that was `picked`, or another when it can not be reached.
 ///
 /// # Errors
-/// When none is left or `tries_max` were tried.
+/// When none may be picked, or `tries_max` were tried.
 pub async fn dial(
     pool: &Arc<Pool>,
     policy: &Policy,
+    caller: &Caller,
+    purpose: Purpose,
     tried: &mut Vec<EndpointId>,
-    mut first: Option<Ticket>,
+    mut picked: Result<Ticket, Refusal>,
 ) -> Result<(TcpStream, Ticket), Failure> {
     loop {
-        let Some(ticket) = first.take().or_else(|| pool.pick(tried).ok()) else {
-            return Err(Failure::NoEndpoint { pool: pool.name.clone(), tried: tried.len() });
-        };
+        let ticket = picked.map_err(|refusal| Failure::Refused {
+            pool: pool.name.clone(),
+            refusal,
+            tried: tried.len(),
+        })?;
         tried.push(ticket.endpoint.clone());
         let error = match timeout(policy.dial_timeout, TcpStream::connect(ticket.address)).await {
             Ok(Ok(stream)) => {
@@ -184,10 +222,12 @@ pub async fn dial(
         };
         telemetry::dial_failed(&pool.name);
         tracing::debug!(pool = %pool.name, endpoint = %ticket.endpoint, %error, "endpoint can not be reached");
+        let endpoint = ticket.endpoint.clone();
+        ticket.failed();
         if tried.len() >= usize::from(policy.tries_max) {
-            let (pool, endpoint) = (pool.name.clone(), ticket.endpoint.clone());
-            return Err(Failure::Dial { pool, endpoint, error, tried: tried.len() });
+            return Err(Failure::Dial { pool: pool.name.clone(), endpoint, error, tried: tried.len() });
         }
+        picked = pool.pick(caller, purpose, tried);
     }
 }
 
@@ -201,35 +241,56 @@ pub async fn call(
     limits: &Limits,
     call: &UpgradeCall<'_>,
 ) -> Result<Answer, Failure> {
+    let (caller, purpose) = (call.caller, Purpose::Session);
     let mut tried = Vec::new();
     loop {
-        let (stream, ticket) = dial(pool, policy, &mut tried, None).await?;
-        let endpoint = ticket.endpoint.clone();
-        let answer = timeout(policy.response_timeout, exchange(stream, ticket, limits, call)).await;
-        match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(failure)) => {
-                telemetry::upstream_failed(&pool.name);
-                let left = tried.len() < usize::from(policy.tries_max);
-                if !left || !failure.is_retriable(policy.retry_upgrade) {
-                    return Err(failure);
-                }
+        let picked = pool.pick(&caller, purpose, &tried);
+        let (stream, ticket) = dial(pool, policy, &caller, purpose, &mut tried, picked).await?;
+        let answer = timeout(policy.response_timeout, exchange(stream, &ticket.endpoint, limits, call)).await;
+        let failure = match answer {
+            Ok(Ok(Exchanged { stream, read, switched: None })) => {
+                return Ok(Answer::Http(HttpAnswer { stream, read, ticket }));
             }
-            Err(_) => {
-                telemetry::upstream_failed(&pool.name);
-                return Err(Failure::Timeout { endpoint, waited: policy.response_timeout });
+            Ok(Ok(Exchanged { stream, read, switched: Some(to) })) => {
+                let (head_bytes, took) = (to.head_bytes, ticket.age());
+                let (extensions, protocol) = (to.extensions, to.protocol);
+                let switched =
+                    Switched { stream, read, head_bytes, ticket, took, caller, extensions, protocol };
+                return Ok(Answer::Switched(switched));
             }
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::Timeout { endpoint: ticket.endpoint.clone(), waited: policy.response_timeout },
+        };
+        telemetry::upstream_failed(&pool.name);
+        ticket.failed();
+        if tried.len() >= usize::from(policy.tries_max) || !failure.is_retriable(policy.retry_upgrade) {
+            return Err(failure);
         }
     }
 }
 
+/// An endpoint's answer, as far as it was read.
+struct Exchanged {
+    stream: TcpStream,
+    read: Vec<u8>,
+    /// `None`: ordinary HTTP.
+    switched: Option<SwitchedTo>,
+}
+
+/// What a genuine 101 says.
+struct SwitchedTo {
+    head_bytes: usize,
+    extensions: Extensions,
+    protocol: Option<String>,
+}
+
 async fn exchange(
     mut stream: TcpStream,
-    ticket: Ticket,
+    endpoint: &EndpointId,
     limits: &Limits,
     call: &UpgradeCall<'_>,
-) -> Result<Answer, Failure> {
-    let closed = |answered| Failure::Closed { endpoint: ticket.endpoint.clone(), answered };
+) -> Result<Exchanged, Failure> {
+    let closed = |answered| Failure::Closed { endpoint: endpoint.clone(), answered };
     stream.write_all(&call.head).await.map_err(|_| closed(false))?;
     let mut read = Vec::with_capacity(512);
     let mut interim = 0;
@@ -240,28 +301,22 @@ async fn exchange(
         }
         loop {
             let parsed = ResponseHead::parse(&read, limits.head_bytes_max);
-            let head = parsed.map_err(|error| Failure::Head { endpoint: ticket.endpoint.clone(), error })?;
+            let head = parsed.map_err(|error| Failure::Head { endpoint: endpoint.clone(), error })?;
             let Some(head) = head else { break };
             let head_bytes = head.len;
             if head.status == 101 {
                 let switched = ws::check_switching(&head, call.key)
-                    .map_err(|error| Failure::Handshake { endpoint: ticket.endpoint.clone(), error })?;
+                    .map_err(|error| Failure::Handshake { endpoint: endpoint.clone(), error })?;
                 let (extensions, protocol) = (switched.extensions, switched.protocol.map(str::to_owned));
-                return Ok(Answer::Switched(Switched {
-                    stream,
-                    read,
-                    head_bytes,
-                    ticket,
-                    extensions,
-                    protocol,
-                }));
+                let switched = Some(SwitchedTo { head_bytes, extensions, protocol });
+                return Ok(Exchanged { stream, read, switched });
             }
             if head.status >= 200 {
-                return Ok(Answer::Http(HttpAnswer { stream, read, ticket }));
+                return Ok(Exchanged { stream, read, switched: None });
             }
             interim += 1;
             if interim > INTERIM_MAX {
-                return Err(Failure::Interim { endpoint: ticket.endpoint.clone() });
+                return Err(Failure::Interim { endpoint: endpoint.clone() });
             }
             read.drain(..head_bytes);
         }
