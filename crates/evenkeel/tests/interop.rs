@@ -125,7 +125,7 @@ fn configuration() -> String {
         format!(
             "  {order}:
     endpoints_file: endpoints.json
-    rebalance: {{settle: 10ms, interval: 1s, min_age: 0s, cooldown: 0s, moves_per_second_max: 500, drain_deadline: 3s}}
+    rebalance: {{settle: 10ms, min_ready: 0s, interval: 1s, min_age: 0s, cooldown: 0s, moves_per_second_max: 500, drain_deadline: 3s}}
     move: {{close: {{order: {order}, quiet: 20ms, wait: 500ms, reply_timeout: 20s}}}}
 "
         )

@@ -14,5 +14,6 @@ mod limits;
 mod moves;
 mod placement;
 mod plain;
+mod planning;
 mod smuggling;
 mod tls;

@@ -11,8 +11,8 @@ use crate::support::wire::End;
 use crate::support::{Endpoint, Wire, accept_any, eventually, wait_until};
 
 /// Small and fast.
-const REBALANCE: &str = "rebalance:\n  settle: 0s\n  interval: 100ms\n  min_age: 0s\n  min_surplus: 1\n  \
-    moves_per_second_max: 1000";
+const REBALANCE: &str = "rebalance:\n  settle: 0s\n  interval: 100ms\n  min_ready: 0s\n  min_age: 0s\n  \
+    min_surplus: 1\n  moves_per_second_max: 1000";
 const CLOSE_FAST: &str = "move:\n  close:\n    quiet: 10ms\n    wait: 300ms\n    reply_timeout: 20s";
 
 /// A session's two ends.
