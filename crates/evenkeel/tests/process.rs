@@ -168,6 +168,22 @@ fn a_changed_endpoints_file_drains_the_old_endpoint_into_the_new() {
 }
 
 #[test]
+fn whom_the_planner_refuses_and_what_it_is_about_is_in_the_metrics() {
+    let endpoint = Endpoint::bind();
+    let full = "    placement: {sessions_per_endpoint_max: 1}\n    move:";
+    let process = Process::start(&config(&endpoint, "/", "").replace("    move:", full));
+    let _pair = process.open(&endpoint);
+    assert_eq!(answer(&process, &endpoint), 503);
+    process.wait_for_metric(r#"evenkeel_refused_sessions_total{pool="chat",reason="endpoints_full"}"#, 1);
+    process.wait_for_metric(r#"evenkeel_admitted_sessions_total{pool="chat"}"#, 1);
+    process.wait_for_metric(r#"evenkeel_pool_state{pool="chat",state="level"}"#, 1);
+    // What has not happened yet is told as well: a first event must not hide in a rate.
+    process.wait_for_metric(r#"evenkeel_plans_total{pool="chat",trigger="drift"}"#, 0);
+    process.wait_for_metric(r#"evenkeel_pace_lowered_total{pool="chat",cause="handshake_latency"}"#, 0);
+    process.wait_for_metric(r#"evenkeel_ejections_total{pool="chat"}"#, 0);
+}
+
+#[test]
 fn a_changed_certificate_is_noticed_and_a_bad_one_is_not_taken() {
     let endpoint = Endpoint::bind();
     let folder = tempfile::tempdir().expect("a folder");

@@ -298,6 +298,6 @@ mod tests {
     fn a_session_shows_little_of_itself() {
         // One allocation a session, beside the relay's own: its two counts are in front.
         let bytes = size_of::<Slot>() + 2 * size_of::<usize>();
-        assert!(bytes <= 256, "a slot takes {bytes} bytes");
+        assert!(bytes <= 192, "a slot takes {bytes} bytes");
     }
 }
