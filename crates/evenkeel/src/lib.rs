@@ -3,6 +3,7 @@
 //! Wiring only: arguments, logging, signals, and the channels between discovery, gateway and admin.
 
 mod command;
+mod control;
 mod logging;
 mod serve;
 mod watch_config;

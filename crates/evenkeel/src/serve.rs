@@ -2,9 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use admin::{Admin, Sources};
+use admin::{Admin, TokenFile};
 use anyhow::Context;
 use config::Checked;
 use gateway::Gateway;
@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::control::Controlled;
 use crate::logging;
 use crate::watch_config::Watched;
 
@@ -47,8 +48,11 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
         format!("admin port {}: is another process on it? (admin.address)", config.admin.address)
     })?;
     let admin_address = admin.address()?;
+    let token = config.admin.token_file.as_deref().map(|file| TokenFile::open(file, Instant::now()));
+    let token = token.transpose().context("admin.token_file")?;
     let gateway = Arc::new(Gateway::start(config, snapshots)?);
-    let serving = tokio::spawn(admin.serve(sources(gateway.clone(), metrics.clone())));
+    let controlled = Controlled { gateway: gateway.clone(), metrics: metrics.clone() };
+    let serving = tokio::spawn(admin.serve(Arc::new(controlled), token));
     if let Some(file) = address_file {
         announce(file, &gateway, admin_address)?;
     }
@@ -103,18 +107,6 @@ fn reload(watched: &mut Watched, gateway: &Gateway, config_tx: &watch::Sender<Ar
                 .increment(1);
             tracing::error!(%error, "the old configuration stays in force");
         }
-    }
-}
-
-fn sources(gateway: Arc<Gateway>, metrics: PrometheusHandle) -> Sources {
-    let shown = gateway.clone();
-    Sources {
-        ready: Box::new(move || gateway.is_ready()),
-        status: Box::new(move || {
-            serde_json::to_value(shown.status())
-                .unwrap_or_else(|error| serde_json::json!({"error": error.to_string()}))
-        }),
-        metrics,
     }
 }
 

@@ -1,0 +1,216 @@
+//! The calls that change something, and the plan: what each takes, and what it answers.
+//!
+//! Every call that changes something passes [`guarded`], which asks who it is, tells the log and counts.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, RawPathParamsRejection};
+use axum::extract::{Path, RawPathParams, RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use model::{EndpointId, PoolName, units};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::access;
+use crate::answer::Failure;
+use crate::query;
+use crate::server::{Peer, Port};
+
+/// Deadlines that a drain may have, as in the configuration.
+const DEADLINE_MIN: Duration = Duration::from_millis(100);
+/// See [`DEADLINE_MIN`].
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+type Answer = Result<Json<Value>, Failure>;
+type Names<T> = Result<Path<T>, PathRejection>;
+
+/// A call by the name that it has in the log and in the metric.
+#[derive(Clone)]
+pub struct Gate {
+    pub port: Port,
+    pub call: &'static str,
+}
+
+/// Lets a call pass that may change something, and tells of it either way.
+pub async fn guarded(
+    State(gate): State<Gate>,
+    Extension(Peer(peer)): Extension<Peer>,
+    names: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let call = gate.call;
+    let named = |key: &str| {
+        let mut names = names.iter().flatten();
+        names.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
+    };
+    let (pool, endpoint) = (named("pool"), named("endpoint"));
+    let query = request.uri().query().map(str::to_owned);
+    if let Err(denied) = access::judge(&gate.port.access(Instant::now()), request.headers()) {
+        count(call, "refused");
+        tracing::warn!(call, ?pool, ?endpoint, %peer, reason = ?denied, "an admin call is refused");
+        return Failure::from(denied).into_response();
+    }
+    let response = next.run(request).await;
+    let status = response.status();
+    if status.is_success() {
+        count(call, "done");
+        tracing::info!(call, ?pool, ?endpoint, ?query, %peer, "an admin call is done");
+    } else {
+        count(call, "failed");
+        tracing::warn!(call, ?pool, ?endpoint, ?query, %peer, status = status.as_u16(), "an admin call failed");
+    }
+    response
+}
+
+fn count(call: &'static str, outcome: &'static str) {
+    metrics::counter!("evenkeel_admin_calls_total", "call" => call, "outcome" => outcome).increment(1);
+}
+
+/// Tells the recorder what the metric means.
+pub fn describe() {
+    metrics::describe_counter!(
+        "evenkeel_admin_calls_total",
+        "Calls that would change something, by what became of them"
+    );
+}
+
+/// `GET /api/v1/plan`: what would be moved now.
+pub async fn plan(State(port): State<Port>, RawQuery(query): RawQuery) -> Answer {
+    let pool = query::parse(query.as_deref(), &["pool"])?.remove("pool").map(PoolName::new);
+    Ok(Json(json!({"pools": port.control.plan(pool.as_ref())?})))
+}
+
+/// `POST /api/v1/pools/{pool}/rebalance`: levels now, and says what that takes.
+pub async fn rebalance(State(port): State<Port>, names: Names<String>, RawQuery(query): RawQuery) -> Answer {
+    let pool = PoolName::new(path(names)?);
+    let query = query::parse(query.as_deref(), &["dry_run"])?;
+    let dry_run = query::flag(query.get("dry_run"), "dry_run")?;
+    let mut plans = port.control.plan(Some(&pool))?;
+    if !dry_run {
+        port.control.rebalance(&pool)?;
+    }
+    let plan = plans.get_mut(pool.as_str()).map(Value::take);
+    Ok(Json(json!({"pool": pool, "dry_run": dry_run, "plan": plan})))
+}
+
+/// `POST /api/v1/pools/{pool}/pause`.
+pub async fn pause(State(port): State<Port>, names: Names<String>, query: RawQuery) -> Answer {
+    let pool = PoolName::new(path(names)?);
+    paused(&port, Some(&pool), &query)
+}
+
+/// `POST /api/v1/pause`: of all pools.
+pub async fn pause_all(State(port): State<Port>, query: RawQuery) -> Answer {
+    paused(&port, None, &query)
+}
+
+fn paused(port: &Port, pool: Option<&PoolName>, RawQuery(query): &RawQuery) -> Answer {
+    query::parse(query.as_deref(), &[])?;
+    Ok(Json(json!({"paused": port.control.pause(pool)?})))
+}
+
+/// `POST /api/v1/pools/{pool}/resume`.
+pub async fn resume(State(port): State<Port>, names: Names<String>, query: RawQuery) -> Answer {
+    let pool = PoolName::new(path(names)?);
+    resumed(&port, Some(&pool), &query)
+}
+
+/// `POST /api/v1/resume`: of all pools.
+pub async fn resume_all(State(port): State<Port>, query: RawQuery) -> Answer {
+    resumed(&port, None, &query)
+}
+
+fn resumed(port: &Port, pool: Option<&PoolName>, RawQuery(query): &RawQuery) -> Answer {
+    query::parse(query.as_deref(), &[])?;
+    Ok(Json(json!({"resumed": port.control.resume(pool)?})))
+}
+
+/// `POST .../drain`: empties an endpoint.
+pub async fn drain(
+    State(port): State<Port>,
+    names: Names<(String, String)>,
+    RawQuery(query): RawQuery,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let (pool, endpoint) = pool_and_endpoint(names)?;
+    let deadline = deadline(query.as_deref(), body)?;
+    let deadline = port.control.drain(&pool, &endpoint, deadline)?;
+    Ok(Json(json!({
+        "pool": pool, "endpoint": endpoint, "draining": true, "deadline_s": deadline.as_secs_f64(),
+    })))
+}
+
+/// `DELETE .../drain`: takes it back.
+pub async fn cancel_drain(
+    State(port): State<Port>,
+    names: Names<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    query::parse(query.as_deref(), &[])?;
+    let (pool, endpoint) = pool_and_endpoint(names)?;
+    port.control.cancel_drain(&pool, &endpoint)?;
+    Ok(Json(json!({"pool": pool, "endpoint": endpoint, "draining": false})))
+}
+
+fn pool_and_endpoint(names: Names<(String, String)>) -> Result<(PoolName, EndpointId), Failure> {
+    let (pool, endpoint) = path(names)?;
+    Ok((PoolName::new(pool), EndpointId::new(endpoint)))
+}
+
+fn path<T>(names: Names<T>) -> Result<T, Failure> {
+    names.map(|Path(names)| names).map_err(|_| {
+        Failure::bad("a name in the path is not UTF-8 when decoded; percent-encode it byte by byte")
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DrainBody {
+    #[serde(with = "units::optional_duration")]
+    deadline: Option<Duration>,
+}
+
+/// From the query or from the body; `None`: as configured.
+fn deadline(query: Option<&str>, body: Result<Bytes, BytesRejection>) -> Result<Option<Duration>, Failure> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            r#"the body has more than 16 KiB; expected {"deadline": "30s"} or none"#,
+        ),
+        _ => Failure::bad(r#"the body ended early; expected {"deadline": "30s"} or none"#),
+    })?;
+    let of_query = match query::parse(query, &["deadline"])?.remove("deadline") {
+        None => None,
+        Some(text) => Some(humantime::parse_duration(&text).map_err(|error| {
+            Failure::senseless(format!(
+                "deadline: {text:?} is not a duration ({error}); expected for example 100ms, 30s or 10m"
+            ))
+        })?),
+    };
+    let of_body = if body.trim_ascii().is_empty() { None } else { parse_body(&body)?.deadline };
+    let deadline = match (of_query, of_body) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::bad("deadline is in the query and in the body; expected in one of them"));
+        }
+        (of_query, of_body) => of_query.or(of_body),
+    };
+    match deadline {
+        Some(deadline) if !(DEADLINE_MIN..=DEADLINE_MAX).contains(&deadline) => {
+            let found = humantime::format_duration(deadline);
+            Err(Failure::senseless(format!("deadline is {found}, expected 100ms to 1d")))
+        }
+        deadline => Ok(deadline),
+    }
+}
+
+fn parse_body(body: &[u8]) -> Result<DrainBody, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let text = format!(r#"body: {error}; expected for example {{"deadline": "30s"}}"#);
+        if error.is_data() { Failure::senseless(text) } else { Failure::bad(text) }
+    })
+}
