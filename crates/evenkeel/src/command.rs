@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use config::Checked;
 
+use crate::operate::{self, Operation};
 use crate::serve;
 
 /// Exit code for a configuration that can not be used: EX_CONFIG of sysexits.h.
@@ -15,7 +16,7 @@ const EXIT_CONFIG: u8 = 78;
 /// Exit code when the system does not allow what is configured: EX_OSERR of sysexits.h.
 const EXIT_SYSTEM: u8 = 71;
 /// Exit code for wrong arguments: EX_USAGE of sysexits.h.
-const EXIT_USAGE: u8 = 64;
+pub(crate) const EXIT_USAGE: u8 = 64;
 
 /// A gateway that keeps long-lived connections evenly spread over their endpoints.
 #[derive(Debug, Parser)]
@@ -42,6 +43,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    #[command(flatten)]
+    Operate(Operation),
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for.
@@ -56,6 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match arguments.command {
         Command::Check { config } => check(&config),
+        Command::Operate(operation) => operate::run(&operation),
         Command::Gateway { config, address_file } => match load(&config) {
             Err(error) => refuse(&error),
             Ok(checked) => match serve::serve(&config, checked, address_file.as_deref()) {
