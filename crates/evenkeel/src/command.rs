@@ -20,7 +20,7 @@ pub(crate) const EXIT_USAGE: u8 = 64;
 
 /// A gateway that keeps long-lived connections evenly spread over their endpoints.
 #[derive(Debug, Parser)]
-#[command(name = "evenkeel", version, about, max_term_width = 100)]
+#[command(name = "evenkeel", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
