@@ -1,5 +1,7 @@
 //! A gateway process for one test; killed by its own handle when the test is over.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +17,8 @@ pub struct Process {
     child: Child,
     /// Its first listener.
     pub address: SocketAddr,
-    admin: SocketAddr,
+    /// Its admin port.
+    pub admin: SocketAddr,
     folder: tempfile::TempDir,
 }
 
@@ -108,6 +111,8 @@ pub fn evenkeel(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .args(arguments)
         .env_remove("RUST_LOG")
+        .env_remove("EVENKEEL_ADMIN")
+        .env_remove("EVENKEEL_TOKEN_FILE")
         .output()
         .expect("the binary starts");
     let text = |bytes| String::from_utf8(bytes).expect("it speaks UTF-8");
