@@ -31,7 +31,9 @@ type Names<T> = Result<Path<T>, PathRejection>;
 /// A call by the name that it has in the log and in the metric.
 #[derive(Clone)]
 pub struct Gate {
+    /// Who is asked.
     pub port: Port,
+    /// The name.
     pub call: &'static str,
 }
 

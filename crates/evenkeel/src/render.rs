@@ -137,6 +137,8 @@ pub fn rebalanced(answer: &Value) -> String {
     let plan = one_plan(&pool, &answer["plan"]);
     if answer["dry_run"] == true {
         format!("{plan}\ndry run: nothing was moved\n")
+    } else if answer["plan"]["moves_total"] == 0 {
+        format!("{plan}\npool {pool} was asked to level; as things are, nothing has to move\n")
     } else {
         format!(
             "{plan}\npool {pool} is being levelled as far as this goes; `evenkeel status` shows the moves\n"
@@ -337,6 +339,8 @@ pool chat: guarded
         assert!(dry.starts_with("pool chat: levelling\n") && dry.ends_with("\ndry run: nothing was moved\n"));
         let real = of(json!({"pool": "chat", "dry_run": false, "plan": a_plan(6, 2.5)}), rebalanced);
         assert!(real.contains("pool chat is being levelled") && !real.contains("dry run"));
+        let nothing = of(json!({"pool": "chat", "dry_run": false, "plan": a_plan(0, 2.5)}), rebalanced);
+        assert!(nothing.ends_with("as things are, nothing has to move\n"), "{nothing}");
         let drain = json!({"pool": "chat", "endpoint": "a:1", "draining": true, "deadline_s": 90.0});
         let drain = of(drain, drained);
         assert!(drain.contains("within 1m 30s") && drain.contains("drain chat/a:1 --cancel"), "{drain}");

@@ -76,7 +76,7 @@ fn each_call_is_done_logged_and_counted() {
         (vec!["pause", "chat"], "pause", "paused: chat"),
         (vec!["resume"], "resume", "resumed: chat"),
         (vec!["resume", "chat"], "resume", "resumed: chat"),
-        (vec!["rebalance", "chat"], "rebalance", "pool chat is being levelled"),
+        (vec!["rebalance", "chat"], "rebalance", "pool chat was asked to level"),
         (vec!["rebalance", "chat", "--dry-run"], "rebalance", "nothing was moved"),
         (vec!["drain", &target], "drain", "leave within 30s"),
         (vec!["drain", &target, "--deadline", "1m 30s"], "drain", "leave within 1m 30s"),
