@@ -37,6 +37,9 @@ const PLAN_COLUMNS: [Column; 8] = [
 const MOVE_COLUMNS: [Column; 4] =
     [("FROM", "from", Left), ("TO", "to", Left), ("COUNT", "count", Right), ("WHY", "why", Left)];
 
+/// States of a pool in which nothing is moved for balance.
+const BLOCKED: [&str; 4] = ["off", "paused", "panic", "guarded"];
+
 /// `GET /api/v1/status`.
 pub fn status(answer: &Value) -> String {
     let takes = match answer["ready"].as_bool() {
@@ -135,8 +138,11 @@ pub fn plans(answer: &Value) -> String {
 pub fn rebalanced(answer: &Value) -> String {
     let pool = cell(&answer["pool"]);
     let plan = one_plan(&pool, &answer["plan"]);
+    let state = cell(&answer["plan"]["state"]);
     if answer["dry_run"] == true {
         format!("{plan}\ndry run: nothing was moved\n")
+    } else if BLOCKED.contains(&state.as_str()) {
+        format!("{plan}\npool {pool} was asked to level; while it is {state}, nothing is moved for balance\n")
     } else if answer["plan"]["moves_total"] == 0 {
         format!("{plan}\npool {pool} was asked to level; as things are, nothing has to move\n")
     } else {
@@ -164,11 +170,13 @@ fn how_long(plan: &Value) -> String {
     }
     // As a float, so that a pace of nearly nothing is no overflow.
     let seconds = (moves as f64 / pace).ceil();
+    let drains = plan["moves"].as_array().into_iter().flatten().any(|line| line["why"] == "draining");
+    let drains = if drains { "; those of draining endpoints by their deadline" } else { "" };
     if pace > 0.0 && seconds < 1e9 {
         let time = humantime::format_duration(Duration::from_secs(seconds as u64));
-        format!("{moves}, about {time} at {pace:.2} moves/s")
+        format!("{moves}, about {time} at {pace:.2} moves/s{drains}")
     } else {
-        format!("{moves}, and none at the present pace of {pace:.2} moves/s")
+        format!("{moves}, and none at the present pace of {pace:.2} moves/s{drains}")
     }
 }
 
@@ -330,6 +338,12 @@ pool chat: guarded
         ] {
             assert_eq!(how_long(&a_plan(moves, pace)), expected);
         }
+        let mut plan = a_plan(6, 2.5);
+        plan["moves"][0]["why"] = "draining".into();
+        assert_eq!(
+            how_long(&plan),
+            "6, about 3s at 2.50 moves/s; those of draining endpoints by their deadline"
+        );
     }
 
     #[test]
@@ -341,6 +355,10 @@ pool chat: guarded
         assert!(real.contains("pool chat is being levelled") && !real.contains("dry run"));
         let nothing = of(json!({"pool": "chat", "dry_run": false, "plan": a_plan(0, 2.5)}), rebalanced);
         assert!(nothing.ends_with("as things are, nothing has to move\n"), "{nothing}");
+        let mut plan = a_plan(6, 2.5);
+        plan["state"] = "paused".into();
+        let blocked = of(json!({"pool": "chat", "dry_run": false, "plan": plan}), rebalanced);
+        assert!(blocked.ends_with("while it is paused, nothing is moved for balance\n"), "{blocked}");
         let drain = json!({"pool": "chat", "endpoint": "a:1", "draining": true, "deadline_s": 90.0});
         let drain = of(drain, drained);
         assert!(drain.contains("within 1m 30s") && drain.contains("drain chat/a:1 --cancel"), "{drain}");
