@@ -74,7 +74,7 @@ fn pool_facts(pool: &Value) -> Vec<(&'static str, String)> {
         (
             "pace",
             format!(
-                "{} moves/s at this replica (factor {}, {} replicas)",
+                "{} moves/s at this replica (factor {}, replicas {})",
                 of("pace", "moves_per_second"),
                 of("pace", "factor"),
                 of("pace", "replicas"),
@@ -116,7 +116,7 @@ fn pool_facts(pool: &Value) -> Vec<(&'static str, String)> {
 
 fn guard(guard: &Value) -> String {
     let counts = format!(
-        "{} of {} judged clients came back, at most {} away at once, stopped {} times",
+        "{} of {} judged clients came back, at most {} away at once, stops {}",
         cell(&guard["returned"]),
         cell(&guard["judged"]),
         cell(&guard["away_max"]),
@@ -279,8 +279,8 @@ pool chat: guarded
   placement  least_connections
   sessions   13; 3 moved clients expected back
   imbalance  1.54 (largest sessions / target)
-  pace       10.00 moves/s at this replica (factor 1.00, 2 replicas)
-  guard      STOPPED, tries again in 540 s; 2 of 16 judged clients came back, at most 16 away at once, stopped 1 times
+  pace       10.00 moves/s at this replica (factor 1.00, replicas 2)
+  guard      STOPPED, tries again in 540 s; 2 of 16 judged clients came back, at most 16 away at once, stops 1
   admission  29 admitted, 4 deferred, 0 found no endpoint, 0 found all full
   moves      20 begun: 16 moved, 1 aborted, 3 left by themselves
   moved      2 returned to target, 0 elsewhere, 0 to the donor; 11 never returned

@@ -14,12 +14,12 @@ use support::{Endpoint, Wire, accept_any, refusing_address, wait_until};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// A pool `chat` with these endpoints; closes need no quiet time to speak of.
+/// A pool `chat` with these endpoints; closes need no quiet time to speak of, and an endpoint that is back is used at once.
 fn config(endpoints: &[&Endpoint], more: &str) -> String {
     let list: String = endpoints.iter().map(|e| format!("    - address: {}\n", e.address())).collect();
     format!(
-        "listeners:\n- address: 127.0.0.1:0\nroutes:\n- pool: chat\npools:\n  chat:\n    endpoints:\n{list}    move:\n      \
-         close:\n        quiet: 10ms\nlimits:\n  close_linger: 500ms\nadmin:\n  address: 127.0.0.1:0\n{more}"
+        "listeners:\n- address: 127.0.0.1:0\nroutes:\n- pool: chat\npools:\n  chat:\n    endpoints:\n{list}    rebalance: {{min_ready: 0s}}\n    \
+         move: {{close: {{quiet: 10ms}}}}\nlimits:\n  close_linger: 500ms\nadmin:\n  address: 127.0.0.1:0\n{more}"
     )
 }
 
