@@ -60,9 +60,9 @@ impl Ledger {
         self.credits
     }
 
-    /// Those of them that are away for longer than [`Self::mark_late`] was told.
-    pub(crate) fn late(&self) -> u64 {
-        self.late.saturating_sub(self.credits)
+    /// True when somebody is late and no stranger came in its stead.
+    pub(crate) fn is_anybody_late(&self) -> bool {
+        self.late > self.credits
     }
 
     /// Notes a departure. What had to be forgotten for it has expired.
@@ -83,13 +83,14 @@ impl Ledger {
         Some(&departure.donor)
     }
 
-    /// The oldest departure of this client, which is then settled.
-    pub(crate) fn take(&mut self, client: ClientKey) -> Option<Departure> {
+    /// The oldest departure of this client, which is then settled, and whether it was late.
+    pub(crate) fn take(&mut self, client: ClientKey) -> Option<(Departure, bool)> {
         let key = *self.entries.range((client, 0)..=(client, u64::MAX)).next()?.0;
         self.order.remove(&key.1);
-        self.late -= u64::from(key.1 < self.late_below);
+        let was_late = key.1 < self.late_below;
+        self.late -= u64::from(was_late);
         self.credits = self.credits.min(self.order.len() as u64);
-        self.entries.remove(&key)
+        Some((self.entries.remove(&key)?, was_late))
     }
 
     /// A stranger came in the stead of one that is away. False when nobody is.
@@ -99,16 +100,20 @@ impl Ledger {
         is_owed
     }
 
-    /// Those away for `after` are late from now on.
-    pub(crate) fn mark_late(&mut self, now: Time, after: Duration) {
-        for (number, (_, moved_at)) in self.order.range(self.late_below..) {
-            if *moved_at + after > now {
-                self.late_below = *number;
-                return;
-            }
-            self.late += 1;
+    /// Those away for `after` are late from now on. Returns how many became so, and are not covered by a stranger.
+    pub(crate) fn mark_late(&mut self, now: Time, after: Duration) -> u64 {
+        let before = self.late.saturating_sub(self.credits);
+        let ripe =
+            self.order.range(self.late_below..).take_while(|(_, (_, moved_at))| *moved_at + after <= now);
+        let (mut count, mut last) = (0, None);
+        for (number, _) in ripe {
+            (count, last) = (count + 1, Some(*number));
         }
-        self.late_below = self.next;
+        if let Some(last) = last {
+            self.late += count;
+            self.late_below = last + 1;
+        }
+        self.late.saturating_sub(self.credits) - before
     }
 
     /// Drops those that have been away for `timeout`.
@@ -160,8 +165,8 @@ mod tests {
         ledger.push(ClientKey(1), departure("a", 1));
         ledger.push(ClientKey(2), departure("b", 2));
         ledger.push(ClientKey(1), departure("c", 3));
-        assert_eq!(ledger.take(ClientKey(1)), Some(departure("a", 1)));
-        assert_eq!(ledger.take(ClientKey(1)), Some(departure("c", 3)));
+        assert_eq!(ledger.take(ClientKey(1)), Some((departure("a", 1), false)));
+        assert_eq!(ledger.take(ClientKey(1)), Some((departure("c", 3), false)));
         assert_eq!(ledger.take(ClientKey(1)), None);
         assert_eq!(ledger.away(), 1);
     }
@@ -177,7 +182,7 @@ mod tests {
         assert_eq!(ledger.expire(Time::from_millis(30_999), timeout), Expired::default());
         assert_eq!(ledger.overdue(Time::from_millis(31_000), timeout), one);
         assert_eq!(ledger.expire(Time::from_millis(31_000), timeout), one);
-        assert_eq!(ledger.take(ClientKey(1)), Some(departure("a", 2_000)));
+        assert_eq!(ledger.take(ClientKey(1)), Some((departure("a", 2_000), false)));
     }
 
     #[test]
@@ -215,18 +220,16 @@ mod tests {
             ledger.push(ClientKey(i), departure("a", 1_000 * i as u64));
         }
         let after = Duration::from_secs(2);
-        ledger.mark_late(Time::from_millis(1_999), after);
-        assert_eq!(ledger.late(), 0);
-        ledger.mark_late(Time::from_millis(3_500), after);
-        assert_eq!(ledger.late(), 2);
-        ledger.take(ClientKey(0));
-        ledger.take(ClientKey(3));
-        assert_eq!(ledger.late(), 1);
-        ledger.mark_late(Time::from_millis(60_000), after);
-        assert_eq!(ledger.late(), 2);
+        assert_eq!(ledger.mark_late(Time::from_millis(1_999), after), 0);
+        assert_eq!(ledger.mark_late(Time::from_millis(3_500), after), 2);
+        assert_eq!(ledger.mark_late(Time::from_millis(3_600), after), 0, "each once");
+        assert!(ledger.take(ClientKey(0)).expect("it is away").1, "it was late");
+        assert!(!ledger.take(ClientKey(3)).expect("it is away").1, "it was not");
+        assert!(ledger.is_anybody_late());
         ledger.credit();
-        assert_eq!(ledger.late(), 1);
+        assert!(!ledger.is_anybody_late(), "a stranger stands for it");
+        assert_eq!(ledger.mark_late(Time::from_millis(60_000), after), 1);
         ledger.expire(Time::from_millis(60_000), Duration::from_secs(30));
-        assert_eq!((ledger.late(), ledger.away()), (0, 0));
+        assert_eq!((ledger.is_anybody_late(), ledger.away()), (false, 0));
     }
 }

@@ -217,7 +217,7 @@ impl Planner {
             };
         }
         let rate = self.rate().min(self.receivers_rate(now, shares));
-        let allowed = self.may_begin(now);
+        let allowed = self.may_begin();
         let budget = allowed.min(u64::from(self.bucket.available(now, rate, MOVE_BURST)));
         let mut chosen = Vec::new();
         let mut taken = 0;
@@ -268,12 +268,11 @@ impl Planner {
     }
 
     /// Moves for balance or age that may begin now, as far as those under way and the clients that are away allow.
-    pub(crate) fn may_begin(&mut self, now: Time) -> u64 {
-        self.ledger.mark_late(now, self.guard.late_after());
+    pub(crate) fn may_begin(&self) -> u64 {
         let under_way = self.slots.totals().surplus_moves;
         let away = self.ledger.away() + self.slots.totals().outbound;
         let concurrent = u64::from(self.settings.limits.concurrent_moves_max).saturating_sub(under_way);
-        concurrent.min(self.guard.allowance(&self.settings.limits, away, self.ledger.late()))
+        concurrent.min(self.guard.allowance(&self.settings.limits, away))
     }
 
     /// Puts a move into the queue.

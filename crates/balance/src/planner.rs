@@ -224,13 +224,15 @@ impl Planner {
             let own = age.mul_f64((1.0 + limits.max_age_jitter * self.random.spread()).max(0.0));
             opened.expires_at = Some(now + own);
         }
-        if let Some(departure) = self.ledger.take(client) {
+        if let Some((departure, was_late)) = self.ledger.take(client) {
             opened.cooling_until = opened.cooling_until.max(departure.moved_at + limits.cooldown);
             opened.moves = departure.moves;
-            self.guard.note_return(Some(now.since(departure.moved_at)));
+            self.guard.note_return(Some(now.since(departure.moved_at)), was_late);
             self.note_return(endpoint, &departure.donor);
-        } else if self.guard.note_stranger(now, self.ledger.away(), self.replicas) && self.ledger.credit() {
-            self.guard.note_return(None);
+        } else if self.guard.note_stranger(now, self.ledger.away(), self.replicas) {
+            let was_late = self.ledger.is_anybody_late();
+            self.ledger.credit();
+            self.guard.note_return(None, was_late);
         }
         if let Some(index) = self.slots.find(endpoint) {
             self.slots.update(now, index, |slot| {
@@ -360,6 +362,8 @@ impl Planner {
             self.check_panic(now);
             self.check_when_complete(now);
         }
+        let late = self.ledger.mark_late(now, self.guard.late_after(&self.settings.limits));
+        self.guard.note_late(late);
         let expired = self.ledger.expire(now, self.settings.limits.return_timeout);
         self.note_expired(expired);
         if let Some(report) = self.guard.judge(now, &self.settings.limits, self.replicas) {

@@ -25,8 +25,8 @@ const LATE_MIN: Duration = Duration::from_secs(3);
 const DELAY_GAIN: f64 = 0.05;
 /// Fewer that are missing are an accident.
 const MISSING_MIN: u64 = 3;
-/// Returns that are judged by their ratio; fewer only when nobody at all came back.
-const JUDGED_MIN: u64 = 10;
+/// Standard deviations that chance is allowed: of 16 clients 4 may stay away at the default ratio, of 200 28.
+const SIGMAS: f64 = 2.0;
 /// Beyond this many outcomes, old ones fade.
 const JUDGED_MAX: u64 = 200;
 /// Doublings of the back-off.
@@ -37,7 +37,10 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 4;
 pub(crate) struct ReturnGuard {
     /// Clients that may be away at once.
     away_max: u64,
+    /// Of the last moved clients, those that came back, and those that are late or were given up.
     returned: u64,
+    missing: u64,
+    /// Given up since the guard was last open, or began anew.
     lost: u64,
     stage: Stage,
     /// Stops without a success in between.
@@ -67,6 +70,7 @@ impl ReturnGuard {
         Self {
             away_max: probe(limits, 1),
             returned: 0,
+            missing: 0,
             lost: 0,
             stage: Stage::Open,
             failures: 0,
@@ -81,15 +85,16 @@ impl ReturnGuard {
         self.away_max = probe(limits, replicas);
     }
 
-    /// Moves that may begin now. `away`: clients on their way back, moves under way included; `late`: of them.
-    pub(crate) fn allowance(&self, limits: &Limits, away: u64, late: u64) -> u64 {
+    /// Moves that may begin now. `away`: clients on their way back, moves under way included.
+    pub(crate) fn allowance(&self, limits: &Limits, away: u64) -> u64 {
         if limits.min_return_ratio <= 0.0 {
             return u64::MAX;
         }
-        let missing = self.lost + late;
-        let is_doubtful = missing >= MISSING_MIN
-            && (self.returned as f64) < limits.min_return_ratio * (self.returned + missing) as f64;
-        if is_doubtful || self.is_stopped() { 0 } else { self.away_max.saturating_sub(away) }
+        if self.are_too_many_missing(limits) || self.is_stopped() {
+            0
+        } else {
+            self.away_max.saturating_sub(away)
+        }
     }
 
     /// A client left because it was moved.
@@ -97,9 +102,16 @@ impl ReturnGuard {
         self.strangers.depart(now);
     }
 
-    /// A moved client is back.
-    pub(crate) fn note_return(&mut self, delay: Option<Duration>) {
+    /// So many moved clients have become late.
+    pub(crate) fn note_late(&mut self, count: u64) {
+        self.missing += count;
+        self.fade();
+    }
+
+    /// A moved client is back, after so long, if that is known.
+    pub(crate) fn note_return(&mut self, delay: Option<Duration>, was_late: bool) {
         self.returned += 1;
+        self.missing -= u64::from(was_late).min(self.missing);
         self.away_max = (self.away_max + GROWTH).min(AWAY_MAX);
         if let Some(delay) = delay {
             let delay = delay.as_secs_f64();
@@ -108,17 +120,16 @@ impl ReturnGuard {
         self.fade();
     }
 
-    /// So many moved clients were given up.
+    /// So many late clients were given up.
     pub(crate) fn note_lost(&mut self, count: u64, limits: &Limits, replicas: u32) {
         self.lost += count;
         self.away_max = self.away_max.saturating_sub(count).max(probe(limits, replicas));
-        self.fade();
     }
 
     fn fade(&mut self) {
-        while self.returned + self.lost > JUDGED_MAX {
+        while self.returned + self.missing > JUDGED_MAX {
             self.returned /= 2;
-            self.lost /= 2;
+            self.missing /= 2;
         }
     }
 
@@ -129,10 +140,10 @@ impl ReturnGuard {
         self.strangers.arrive(now, away > 0, sigmas)
     }
 
-    /// How long somebody has to be away to be late.
-    pub(crate) fn late_after(&self) -> Duration {
+    /// How long somebody has to be away to be late: never longer than until it is given up.
+    pub(crate) fn late_after(&self, limits: &Limits) -> Duration {
         let usual = self.delay_s.unwrap_or(0.0) * LATE_TIMES;
-        LATE_MIN.max(Duration::from_secs_f64(usual.min(86_400.0)))
+        LATE_MIN.max(Duration::from_secs_f64(usual.min(86_400.0))).min(limits.return_timeout)
     }
 
     /// Judges, and lets time pass.
@@ -145,7 +156,7 @@ impl ReturnGuard {
                 let moves = probe(limits, replicas).div_ceil(2);
                 self.stage = Stage::Probing(moves);
                 self.away_max = moves;
-                (self.returned, self.lost) = (0, 0);
+                self.forget();
                 Some(Report::GuardProbes { moves: u32::try_from(moves).unwrap_or(u32::MAX) })
             }
             Stage::Stopped(_) => None,
@@ -154,11 +165,12 @@ impl ReturnGuard {
                 self.failures += 1;
                 self.stops += 1;
                 self.stage = Stage::Stopped(now + pause);
-                let judged = self.returned + self.lost;
+                let judged = self.returned + self.missing;
                 Some(Report::GuardStopped { judged, returned: self.returned, retry_after: pause })
             }
             Stage::Probing(wanted) if self.returned >= wanted => {
                 self.failures = 0;
+                self.lost = 0;
                 self.stage = Stage::Open;
                 Some(Report::GuardCleared)
             }
@@ -166,12 +178,20 @@ impl ReturnGuard {
         }
     }
 
+    /// More are missing beside those that returned than `min_return_ratio` allows, and than chance explains.
+    fn are_too_many_missing(&self, limits: &Limits) -> bool {
+        let (all, share) = ((self.returned + self.missing) as f64, 1.0 - limits.min_return_ratio);
+        let allowed = share * all + SIGMAS * (share * (1.0 - share) * all).sqrt();
+        self.missing >= MISSING_MIN && self.missing as f64 > allowed
+    }
+
+    fn forget(&mut self) {
+        (self.returned, self.missing, self.lost) = (0, 0, 0);
+    }
+
     fn is_lost(&self, limits: &Limits, replicas: u32) -> bool {
-        let probe = probe(limits, replicas);
-        let judged = self.returned + self.lost;
-        let is_ratio_low = (self.returned as f64) < limits.min_return_ratio * judged as f64;
-        let nobody = self.returned == 0 && self.lost >= probe.div_ceil(2).min(MISSING_MIN);
-        nobody || self.lost >= MISSING_MIN && judged >= JUDGED_MIN.min(probe) && is_ratio_low
+        let nobody = self.returned == 0 && self.lost >= probe(limits, replicas).div_ceil(2).min(MISSING_MIN);
+        nobody || self.lost > 0 && self.are_too_many_missing(limits)
     }
 
     /// Somebody knows better: what was seen is forgotten.
@@ -181,7 +201,7 @@ impl ReturnGuard {
             self.stage = Stage::Open;
             self.failures = 0;
             self.away_max = probe(limits, replicas);
-            (self.returned, self.lost) = (0, 0);
+            self.forget();
         }
         (!was_open).then_some(Report::GuardCleared)
     }
@@ -202,7 +222,7 @@ impl ReturnGuard {
         Guard {
             stopped: self.is_stopped(),
             away_max: self.away_max,
-            judged: self.returned + self.lost,
+            judged: self.returned + self.missing,
             returned: self.returned,
             retry_after_s: self.retries_at().map_or(0, |until| until.since(now).as_secs()),
             stops: self.stops,
@@ -285,34 +305,37 @@ mod tests {
     fn a_fleet_that_never_returns_is_let_go_only_as_far_as_the_probe() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         let mut away = 0;
-        while guard.allowance(&limits, away, 0) > 0 {
+        while guard.allowance(&limits, away) > 0 {
             away += 1;
         }
         assert_eq!(away, 16);
         assert_eq!(guard.judge(at(30), &limits, 1), None);
+        guard.note_late(away);
         guard.note_lost(away, &limits, 1);
         let stopped = Report::GuardStopped { judged: 16, returned: 0, retry_after: Duration::from_secs(600) };
         assert_eq!(guard.judge(at(30), &limits, 1), Some(stopped));
-        assert_eq!(guard.allowance(&limits, 0, 0), 0);
+        assert_eq!(guard.allowance(&limits, 0), 0);
         // After the back-off it tries half as many; when those stay away too, it waits twice as long.
         assert_eq!(guard.judge(at(629), &limits, 1), None);
         assert_eq!(guard.judge(at(630), &limits, 1), Some(Report::GuardProbes { moves: 8 }));
-        assert_eq!(guard.allowance(&limits, 0, 0), 8);
+        assert_eq!(guard.allowance(&limits, 0), 8);
+        guard.note_late(8);
         guard.note_lost(8, &limits, 1);
         let again = Report::GuardStopped { judged: 8, returned: 0, retry_after: Duration::from_secs(1_200) };
         assert_eq!(guard.judge(at(660), &limits, 1), Some(again));
         assert_eq!(guard.resume(&limits, 1), Some(Report::GuardCleared));
-        assert_eq!(guard.allowance(&limits, 0, 0), 16);
+        assert_eq!(guard.allowance(&limits, 0), 16);
         assert_eq!(guard.status(at(660)).stops, 2);
     }
 
     #[test]
     fn a_probe_whose_clients_return_clears_the_stop() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        guard.note_late(16);
         guard.note_lost(16, &limits, 1);
         guard.judge(at(0), &limits, 1);
         guard.judge(at(600), &limits, 1);
-        (0..8).for_each(|_| guard.note_return(Some(Duration::from_secs(1))));
+        (0..8).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
         assert_eq!(guard.judge(at(601), &limits, 1), Some(Report::GuardCleared));
         assert!(!guard.is_stopped());
     }
@@ -321,19 +344,23 @@ mod tests {
     fn returns_widen_the_window_and_a_few_that_stay_away_do_not_stop_it() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         for _ in 0..100 {
-            guard.note_return(Some(Duration::from_millis(200)));
+            guard.note_return(Some(Duration::from_millis(200)), false);
         }
+        guard.note_late(8);
         guard.note_lost(8, &limits, 1);
         assert_eq!(guard.judge(at(40), &limits, 1), None);
-        assert_eq!(guard.allowance(&limits, 0, 0), 16 + 200 - 8);
+        assert_eq!(guard.allowance(&limits, 0), 16 + 200 - 8);
     }
 
     #[test]
     fn too_many_late_ones_make_it_wait_and_too_many_lost_ones_stop_it() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
-        (0..80).for_each(|_| guard.note_return(None));
-        assert!(guard.allowance(&limits, 20, 8) > 0);
-        assert_eq!(guard.allowance(&limits, 20, 20), 0);
+        (0..80).for_each(|_| guard.note_return(None, false));
+        guard.note_late(14);
+        assert!(guard.allowance(&limits, 20) > 0);
+        guard.note_late(6);
+        assert_eq!(guard.allowance(&limits, 20), 0);
+        assert_eq!(guard.judge(at(39), &limits, 1), None, "late is not lost");
         guard.note_lost(20, &limits, 1);
         assert!(matches!(
             guard.judge(at(40), &limits, 1),
@@ -344,7 +371,8 @@ mod tests {
     #[test]
     fn a_pool_of_few_clients_is_not_stopped_by_one_that_left_for_good() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
-        guard.note_return(None);
+        guard.note_return(None, false);
+        guard.note_late(1);
         guard.note_lost(1, &limits, 1);
         assert_eq!(guard.judge(at(40), &limits, 1), None);
     }
@@ -353,16 +381,18 @@ mod tests {
     fn a_ratio_of_zero_never_minds() {
         let limits = Limits { min_return_ratio: 0.0, ..LIMITS() };
         let mut guard = ReturnGuard::new(&limits);
+        guard.note_late(5_000);
         guard.note_lost(5_000, &limits, 1);
         assert_eq!(guard.judge(at(1), &limits, 1), None);
-        assert_eq!(guard.allowance(&limits, 1_000_000, 1_000_000), u64::MAX);
+        assert_eq!(guard.allowance(&limits, 1_000_000), u64::MAX);
     }
 
     #[test]
     fn replicas_divide_the_probe() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         guard.restart(&limits, 10);
-        assert_eq!(guard.allowance(&limits, 0, 0), 2);
+        assert_eq!(guard.allowance(&limits, 0), 2);
+        guard.note_late(2);
         guard.note_lost(2, &limits, 10);
         assert!(matches!(guard.judge(at(1), &limits, 10), Some(Report::GuardStopped { judged: 2, .. })));
     }
