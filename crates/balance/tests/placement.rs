@@ -111,7 +111,7 @@ fn two_choices_are_far_more_even_than_one() {
 fn a_key_goes_to_the_same_endpoint_and_comes_back_to_it_after_a_drain() {
     let list = ready(&["a", "b", "c", "d"]);
     let mut planner = planner(policy(Policy::ConsistentHash), &list);
-    let mut home = |planner: &mut Planner, now: Time, key: u64| {
+    let home = |planner: &mut Planner, now: Time, key: u64| {
         let request = Request { hash: Some(balance::hash_key(&key.to_le_bytes())), ..request(1) };
         let pick = planner.pick(now, &request).expect("all are ready");
         planner.handle_released(now, &pick.endpoint);
