@@ -19,7 +19,7 @@ impl Planner {
     pub fn resume(&mut self, now: Time) {
         self.paused = false;
         self.next_check = now;
-        if let Some(report) = self.guard.resume(&self.settings.limits, self.replicas) {
+        if let Some(report) = self.guard.resume(&self.settings.limits) {
             self.tell(report);
         }
     }

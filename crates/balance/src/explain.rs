@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::{EndpointId, EndpointState, Time};
 use serde::Serialize;
 
-use crate::flow::{self, Side};
+use crate::flow;
 use crate::level::Shares;
 use crate::slot::Slot;
 use crate::{MoveReason, Planner, PoolState};
@@ -131,11 +131,10 @@ impl Planner {
         self.slots.iter().map(of).collect()
     }
 
-    /// Sessions above what an endpoint keeps.
+    /// Whole sessions above an endpoint's share.
     fn excess(&self, slot: &Slot, shares: Shares) -> u64 {
-        let (_, stop) = self.ratios();
         match slot.state {
-            EndpointState::Ready => u64::from(slot.held()).saturating_sub(shares.keep(slot.weight, stop)),
+            EndpointState::Ready => u64::from(slot.held()).saturating_sub(shares.ceil(slot.weight)),
             EndpointState::Unready => 0,
             EndpointState::Terminating => u64::from(slot.held()),
         }
@@ -144,22 +143,17 @@ impl Planner {
     /// Who gives and who gets.
     fn flow(&self, shares: Shares, known: &[&Movable]) -> Flow {
         let mut flow = Flow::default();
-        let mut sides = Vec::new();
-        let mut drained = 0;
         for (index, slot) in self.slots.iter().enumerate() {
             let held = u64::from(slot.held());
             if slot.is_terminating() && held > 0 && shares.weight > 0 {
-                drained += held;
                 flow.gives.push((index, held, MoveReason::Draining, "draining".to_owned()));
             }
-            if slot.is_ready() {
-                let most = self.excess(slot, shares).min(u64::from(known[index].movable));
-                sides.push(Side { index, held, weight: f64::from(slot.weight.value()), most });
-            }
         }
-        let inbound = self.ledger.away() + self.slots.totals().outbound + drained;
+        let movable = |index: usize| u64::from(known[index].movable);
+        let needed = self.needed_among(shares, Slot::is_ready, movable);
+        let sides = needed.sides;
         if self.settings.limits.enabled {
-            for (place, count) in flow::gives(&sides, inbound) {
+            for (place, count) in flow::cap(&sides, needed.gives, needed.moves) {
                 let side = &sides[place];
                 let target = shares.target(self.slots.at(side.index).weight).max(f64::MIN_POSITIVE);
                 let why = format!("surplus: {:.2} x its share", side.held as f64 / target);

@@ -64,6 +64,22 @@ pub(crate) fn gives(sides: &[Side], inbound: u64) -> Vec<(usize, u64)> {
     sides.iter().enumerate().map(give).filter(|(_, count)| *count > 0).collect()
 }
 
+/// The part of `gives` that `moves` allow: the fullest give first.
+pub(crate) fn cap(sides: &[Side], gives: Vec<(usize, u64)>, moves: u64) -> Vec<(usize, u64)> {
+    let top = sides.iter().map(Side::load).fold(0.0, f64::max);
+    let part = |level: f64, (place, count): &(usize, u64)| sides[*place].give(level).min(*count);
+    let level = lowest(top, |level| gives.iter().map(|give| part(level, give)).sum::<u64>() <= moves);
+    let mut left = moves - gives.iter().map(|give| part(level, give)).sum::<u64>();
+    let capped = gives.iter().map(|give| {
+        // Those at the level itself share what is left.
+        let count = part(level, give);
+        let more = u64::from(left > 0 && count < give.1);
+        left -= more;
+        (give.0, count + more)
+    });
+    capped.filter(|(_, count)| *count > 0).collect()
+}
+
 /// Where `count` sessions go when each goes to the emptiest: places in `sides` and counts, none of them 0. They may add
 /// up to more than `count`.
 pub(crate) fn takes(sides: &[Side], count: u64) -> Vec<(usize, u64)> {
@@ -113,6 +129,17 @@ mod tests {
         assert_eq!(gives(&sides(&[(10, 1), (0, 1)]), 4), [(0, 3)]);
         assert_eq!(gives(&sides(&[(10, 1), (0, 1)]), 500), []);
         assert_eq!(gives(&[], 7), []);
+    }
+
+    #[test]
+    fn the_fullest_give_first() {
+        let sides = sides(&[(100, 1), (80, 1), (70, 1), (0, 1), (0, 1)]);
+        let gives = gives(&sides, 0);
+        assert_eq!(gives, [(0, 50), (1, 30), (2, 20)]);
+        assert_eq!(cap(&sides, gives.clone(), 200), gives);
+        assert_eq!(cap(&sides, gives.clone(), 20), [(0, 20)]);
+        assert_eq!(cap(&sides, gives.clone(), 41), [(0, 31), (1, 10)]);
+        assert_eq!(cap(&sides, gives, 0), []);
     }
 
     proptest! {

@@ -60,9 +60,9 @@ impl Ledger {
         self.credits
     }
 
-    /// True when somebody is late and no stranger came in its stead.
-    pub(crate) fn is_anybody_late(&self) -> bool {
-        self.late > self.credits
+    /// Of those that are away, the late ones.
+    pub(crate) fn late(&self) -> u64 {
+        self.late.saturating_sub(self.credits)
     }
 
     /// Notes a departure. What had to be forgotten for it has expired.
@@ -225,11 +225,11 @@ mod tests {
         assert_eq!(ledger.mark_late(Time::from_millis(3_600), after), 0, "each once");
         assert!(ledger.take(ClientKey(0)).expect("it is away").1, "it was late");
         assert!(!ledger.take(ClientKey(3)).expect("it is away").1, "it was not");
-        assert!(ledger.is_anybody_late());
+        assert_eq!(ledger.late(), 1);
         ledger.credit();
-        assert!(!ledger.is_anybody_late(), "a stranger stands for it");
+        assert_eq!(ledger.late(), 0, "a stranger stands for it");
         assert_eq!(ledger.mark_late(Time::from_millis(60_000), after), 1);
         ledger.expire(Time::from_millis(60_000), Duration::from_secs(30));
-        assert_eq!((ledger.is_anybody_late(), ledger.away()), (false, 0));
+        assert_eq!((ledger.late(), ledger.away()), (0, 0));
     }
 }

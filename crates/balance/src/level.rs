@@ -5,8 +5,9 @@
 //! changes no target, and a fleet that takes seconds to return is not levelled twice. Sessions of unready endpoints,
 //! and of those that have not been ready for `min_ready`, stay where they are and count for nobody.
 //!
-//! Hysteresis: levelling starts above `start_ratio` and then takes from the fullest endpoint down until none is
-//! above `stop_ratio`. Who gives how much so that nothing is moved in vain is decided in `flow`.
+//! Hysteresis, on both sides: levelling starts when an endpoint is above `start_ratio` or as far below its share, and then
+//! takes from the fullest endpoint down until all are within `stop_ratio`. The lower side matters: one new endpoint beside
+//! ten leaves each of these only a tenth above its share. Who gives how much so that nothing is moved in vain is decided in `flow`.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -91,9 +92,23 @@ impl PartialOrd for Donor {
     }
 }
 
-/// The endpoints above what they keep.
+/// Moves that level the pool.
+pub(crate) struct Needed {
+    /// As many as are needed.
+    pub(crate) moves: u64,
+    /// As many as are needed to fill those that are far below their share.
+    for_the_low: u64,
+    /// Those that take part.
+    pub(crate) sides: Vec<Side>,
+    /// Who could give how much: places in `sides` and counts.
+    pub(crate) gives: Vec<(usize, u64)>,
+}
+
+/// The endpoints that give.
 struct Donors {
     able: BinaryHeap<Donor>,
+    /// What all of them should give together.
+    moves: u64,
     /// When the first of those comes back that are left alone for now.
     held_back_until: Option<Time>,
 }
@@ -145,8 +160,9 @@ impl Planner {
 
     /// Begins to level.
     pub(crate) fn start(&mut self, now: Time, trigger: Trigger) {
-        let sides = self.sides(self.shares());
-        let moves = flow::gives(&sides, self.inbound()).iter().map(|(_, count)| count).sum();
+        let moves = self.needed(self.shares()).moves;
+        // When endpoints have changed, all replicas have something to move; otherwise perhaps only this one.
+        self.guard.set_alone(trigger != Trigger::Endpoints);
         self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false });
         if moves > 0 {
             self.tell(Report::PlanStarted { trigger, moves });
@@ -169,37 +185,76 @@ impl Planner {
         limits.moves_per_second_max.unwrap_or_else(tier) / replicas * factor
     }
 
-    /// True when some endpoint is above the band in which nothing is done, and others are low enough to take from it.
+    /// True when some endpoint is beyond the band in which nothing is done, on either side, and moves would help.
     fn exceeds(&self, shares: Shares) -> bool {
         let (start, _) = self.ratios();
         let min_surplus = u64::from(self.settings.limits.min_surplus);
-        let is_beyond = |slot: &Slot| {
+        let is_above = |slot: &Slot| {
             let held = u64::from(slot.held());
             held as f64 > shares.target(slot.weight) * start
                 && held.saturating_sub(shares.floor(slot.weight)) >= min_surplus
         };
+        let is_below = |slot: &Slot| {
+            let held = u64::from(slot.held());
+            (held as f64) < shares.target(slot.weight) * (2.0 - start)
+                && shares.floor(slot.weight).saturating_sub(held) >= min_surplus
+        };
         // Few pools are beyond the band at any time: only those are looked at closely.
-        self.sharers().any(|(_, slot)| is_beyond(slot)) && {
-            let sides = self.sides(shares);
-            let gives = flow::gives(&sides, self.inbound());
-            gives.iter().any(|(place, _)| is_beyond(self.slots.at(sides[*place].index)))
+        let above = self.sharers().any(|(_, slot)| is_above(slot));
+        let below = self.sharers().any(|(_, slot)| is_below(slot));
+        if !above && !below {
+            return false;
         }
+        let needed = self.needed(shares);
+        needed.for_the_low > 0 && below
+            || needed.moves > 0
+                && needed.gives.iter().any(|(place, _)| is_above(self.slots.at(needed.sides[*place].index)))
+    }
+
+    fn needed(&self, shares: Shares) -> Needed {
+        self.needed_among(shares, |slot| slot.is_ready() && slot.is_capacity, |_| u64::MAX)
+    }
+
+    /// What it takes to bring every endpoint that takes part within the stop ratio: down to it from above, or up to it
+    /// from below, whichever takes more. Who gives is the same in both cases: everybody above the level, the fullest first.
+    /// `movable`: most that the endpoint of an index can give.
+    pub(crate) fn needed_among(
+        &self,
+        shares: Shares,
+        takes_part: impl Fn(&Slot) -> bool,
+        movable: impl Fn(usize) -> u64,
+    ) -> Needed {
+        let (_, stop) = self.ratios();
+        let sharers = || self.slots.iter().enumerate().filter(|(_, slot)| takes_part(slot));
+        let side = |(index, slot): (usize, &Slot)| {
+            let held = u64::from(slot.held());
+            let most = held.saturating_sub(shares.ceil(slot.weight)).min(movable(index));
+            Side { index, held, weight: f64::from(slot.weight.value()), most }
+        };
+        let sides: Vec<Side> = sharers().map(side).collect();
+        let gives = flow::gives(&sides, self.inbound());
+        let above_stop = |(place, count): &(usize, u64)| {
+            let side = &sides[*place];
+            let keep = shares.keep(self.slots.at(side.index).weight, stop);
+            side.held.saturating_sub(keep).min(*count)
+        };
+        let from_the_full: u64 = gives.iter().map(above_stop).sum();
+        // A key's place is worth more than an even fill: with `consistent_hash` nobody is moved for the low.
+        let is_by_key = self.settings.policy == Policy::ConsistentHash;
+        let lacks = |(_, slot): (usize, &Slot)| {
+            let least = (shares.target(slot.weight) * (2.0 - stop)) as u64;
+            least.saturating_sub(u64::from(slot.held()))
+        };
+        let lacking: u64 = if is_by_key { 0 } else { sharers().map(lacks).sum() };
+        let possible: u64 = gives.iter().map(|(_, count)| count).sum();
+        let for_the_low = lacking.saturating_sub(self.inbound()).min(possible);
+        Needed { moves: from_the_full.max(for_the_low), for_the_low, sides, gives }
     }
 
     /// Clients that will be placed without a further move.
     fn inbound(&self) -> u64 {
         let totals = self.slots.totals();
         self.ledger.away() + totals.outbound + totals.to_drain
-    }
-
-    fn sides(&self, shares: Shares) -> Vec<Side> {
-        let (_, stop) = self.ratios();
-        let side = |(index, slot): (usize, &Slot)| {
-            let held = u64::from(slot.held());
-            let most = held.saturating_sub(shares.keep(slot.weight, stop));
-            Side { index, held, weight: f64::from(slot.weight.value()), most }
-        };
-        self.sharers().map(side).collect()
     }
 
     /// Those that take part in the shares.
@@ -218,7 +273,8 @@ impl Planner {
         }
         let rate = self.rate().min(self.receivers_rate(now, shares));
         let allowed = self.may_begin();
-        let budget = allowed.min(u64::from(self.bucket.available(now, rate, MOVE_BURST)));
+        let wanted = allowed.min(donors.moves);
+        let budget = wanted.min(u64::from(self.bucket.available(now, rate, MOVE_BURST)));
         let mut chosen = Vec::new();
         let mut taken = 0;
         while u64::from(taken) < budget
@@ -272,7 +328,7 @@ impl Planner {
         let under_way = self.slots.totals().surplus_moves;
         let away = self.ledger.away() + self.slots.totals().outbound;
         let concurrent = u64::from(self.settings.limits.concurrent_moves_max).saturating_sub(under_way);
-        concurrent.min(self.guard.allowance(&self.settings.limits, away))
+        concurrent.min(self.guard.allowance(&self.settings.limits, away, self.ledger.late()))
     }
 
     /// Puts a move into the queue.
@@ -289,9 +345,12 @@ impl Planner {
     }
 
     fn donors(&self, now: Time, shares: Shares) -> Donors {
-        let mut donors = Donors { able: BinaryHeap::new(), held_back_until: None };
-        let sides = self.sides(shares);
-        for (place, give) in flow::gives(&sides, self.inbound()) {
+        let Needed { moves, sides, gives, .. } = self.needed(shares);
+        let mut donors = Donors { able: BinaryHeap::new(), moves, held_back_until: None };
+        if moves == 0 {
+            return donors;
+        }
+        for (place, give) in gives {
             let Side { index, held, .. } = sides[place];
             let slot = self.slots.at(index);
             if slot.hold_until > now {

@@ -110,11 +110,12 @@ impl Default for Admission {
 pub struct Limits {
     /// False: sessions are placed and never moved for balance (draining endpoints are still emptied).
     pub enabled: bool,
-    /// Moves start when an endpoint holds more than its target times this: 1.0 to 10.0.
+    /// Moves start when an endpoint holds more than its target times this, or is as far below it (1.1: less than 0.9 times
+    /// its target): 1.0 to 10.0.
     pub start_ratio: f64,
-    /// Moves stop when no endpoint holds more than its target times this: 1.0 to `start_ratio`.
+    /// Moves stop when every endpoint is within this of its target, above and below: 1.0 to `start_ratio`.
     pub stop_ratio: f64,
-    /// Moves start only when an endpoint is above its target, rounded down, by at least this many sessions.
+    /// Moves start only when an endpoint is off its target, rounded down, by at least this many sessions.
     pub min_surplus: u32,
     /// Changes of the endpoint set that follow each other within this time are one.
     #[serde(with = "units::duration")]
@@ -145,7 +146,8 @@ pub struct Limits {
     pub return_timeout: Duration,
     /// When less than this share of the moved clients comes back, no more are moved: 0.0 (never mind) to 1.0.
     pub min_return_ratio: f64,
-    /// Moves that may be under way before the first client has come back: 1 to 1000. More as clients return.
+    /// Moves that may be under way before the first client has come back, for the whole tier but at least 4 at each
+    /// gateway replica: 1 to 1000. More as clients return.
     pub probe_moves: u32,
     /// After the return guard stopped the moves, it tries again with half of `probe_moves` after this time.
     #[serde(with = "units::duration")]

@@ -229,8 +229,8 @@ impl Planner {
             opened.moves = departure.moves;
             self.guard.note_return(Some(now.since(departure.moved_at)), was_late);
             self.note_return(endpoint, &departure.donor);
-        } else if self.guard.note_stranger(now, self.ledger.away(), self.replicas) {
-            let was_late = self.ledger.is_anybody_late();
+        } else if self.guard.note_stranger(now, self.ledger.away()) {
+            let was_late = self.ledger.late() > 0;
             self.ledger.credit();
             self.guard.note_return(None, was_late);
         }
@@ -366,7 +366,7 @@ impl Planner {
         self.guard.note_late(late);
         let expired = self.ledger.expire(now, self.settings.limits.return_timeout);
         self.note_expired(expired);
-        if let Some(report) = self.guard.judge(now, &self.settings.limits, self.replicas) {
+        if let Some(report) = self.guard.judge(now, &self.settings.limits) {
             if report == Report::GuardCleared {
                 self.next_check = now;
             }
@@ -481,7 +481,7 @@ impl Planner {
         }
         self.moves.outcomes.never_returned += expired.lost;
         self.moves.outcomes.returned_elsewhere += expired.elsewhere;
-        self.guard.note_lost(expired.lost, &self.settings.limits, self.replicas);
+        self.guard.note_lost(expired.lost, &self.settings.limits);
     }
 
     /// Counts where a moved client landed; called before its session is counted.

@@ -5,7 +5,9 @@
 //! After a back-off it tries again with half as many, or when it is told to.
 //!
 //! Who has returned is told by the ledger, and by strangers: sessions beyond the usual number, while clients are
-//! away. With several gateway replicas those are most.
+//! away. With several gateway replicas those are most: clients that other replicas have moved, while ours land there. So
+//! there it counts what comes against what goes, and has to allow for the chance of both; and when the others have no
+//! reason to move anything just now, only our own clients that happen to land here tell anything.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use model::Time;
 use crate::{Guard, Limits, Report};
 
 /// Each return lets so many more be away at once.
-const GROWTH: u64 = 2;
+const GROWTH: f64 = 2.0;
 /// More are never away at once.
 const AWAY_MAX: u64 = 1_000_000;
 /// Late is who takes so many times the usual time to return,
@@ -25,10 +27,12 @@ const LATE_MIN: Duration = Duration::from_secs(3);
 const DELAY_GAIN: f64 = 0.05;
 /// Fewer that are missing are an accident.
 const MISSING_MIN: u64 = 3;
-/// Standard deviations that chance is allowed: of 16 clients 4 may stay away at the default ratio, of 200 28.
-const SIGMAS: f64 = 2.0;
+/// Standard deviations that chance is allowed: alone and at the default ratio, of 16 clients 5 may stay away, of 200 32.
+const SIGMAS: f64 = 3.0;
+/// With several replicas, each begins with at least so many: fewer say nothing.
+const PROBE_MIN: u32 = 4;
 /// Beyond this many outcomes, old ones fade.
-const JUDGED_MAX: u64 = 200;
+const JUDGED_MAX: u64 = 400;
 /// Doublings of the back-off.
 const BACKOFF_DOUBLINGS_MAX: u32 = 4;
 
@@ -42,6 +46,11 @@ pub(crate) struct ReturnGuard {
     missing: u64,
     /// Given up since the guard was last open, or began anew.
     lost: u64,
+    /// Of those that returned, the strangers.
+    by_strangers: u64,
+    replicas: u32,
+    /// The others are not moving sessions either: only own clients are expected back here.
+    is_alone: bool,
     stage: Stage,
     /// Stops without a success in between.
     failures: u32,
@@ -62,7 +71,8 @@ enum Stage {
 
 /// What may be moved at one replica before anybody has returned.
 fn probe(limits: &Limits, replicas: u32) -> u64 {
-    u64::from(limits.probe_moves.div_ceil(replicas)).max(1)
+    let least = if replicas > 1 { PROBE_MIN } else { 1 };
+    u64::from(limits.probe_moves.div_ceil(replicas).max(least.min(limits.probe_moves)).max(1))
 }
 
 impl ReturnGuard {
@@ -72,6 +82,9 @@ impl ReturnGuard {
             returned: 0,
             missing: 0,
             lost: 0,
+            by_strangers: 0,
+            replicas: 1,
+            is_alone: false,
             stage: Stage::Open,
             failures: 0,
             stops: 0,
@@ -82,18 +95,26 @@ impl ReturnGuard {
 
     /// The settings or the number of replicas have changed: it begins anew, unless it has stopped the moves.
     pub(crate) fn restart(&mut self, limits: &Limits, replicas: u32) {
+        self.replicas = replicas;
         self.away_max = probe(limits, replicas);
     }
 
-    /// Moves that may begin now. `away`: clients on their way back, moves under way included.
-    pub(crate) fn allowance(&self, limits: &Limits, away: u64) -> u64 {
+    /// Moves begin that other replicas have no reason to make, or that all make at the same time.
+    pub(crate) fn set_alone(&mut self, is_alone: bool) {
+        self.is_alone = is_alone;
+    }
+
+    /// Moves that may begin now. `away`: clients on their way back, moves under way included; `late`: of them.
+    pub(crate) fn allowance(&self, limits: &Limits, away: u64, late: u64) -> u64 {
         if limits.min_return_ratio <= 0.0 {
             return u64::MAX;
         }
         if self.are_too_many_missing(limits) || self.is_stopped() {
             0
         } else {
-            self.away_max.saturating_sub(away)
+            // With other replicas, who is late is most likely back at one of them.
+            let unsettled = if self.replicas > 1 { away.saturating_sub(late) } else { away };
+            self.away_max.saturating_sub(unsettled)
         }
     }
 
@@ -108,11 +129,14 @@ impl ReturnGuard {
         self.fade();
     }
 
-    /// A moved client is back, after so long, if that is known.
+    /// A moved client is back: after so long, or a stranger stands for it.
     pub(crate) fn note_return(&mut self, delay: Option<Duration>, was_late: bool) {
         self.returned += 1;
         self.missing -= u64::from(was_late).min(self.missing);
-        self.away_max = (self.away_max + GROWTH).min(AWAY_MAX);
+        self.by_strangers += u64::from(delay.is_none());
+        // An own client that lands here stands for those that land elsewhere.
+        let growth = if delay.is_some() { GROWTH / self.expected_here() } else { GROWTH };
+        self.away_max = (self.away_max + growth as u64).min(AWAY_MAX);
         if let Some(delay) = delay {
             let delay = delay.as_secs_f64();
             self.delay_s = Some(self.delay_s.map_or(delay, |usual| usual + DELAY_GAIN * (delay - usual)));
@@ -121,22 +145,23 @@ impl ReturnGuard {
     }
 
     /// So many late clients were given up.
-    pub(crate) fn note_lost(&mut self, count: u64, limits: &Limits, replicas: u32) {
+    pub(crate) fn note_lost(&mut self, count: u64, limits: &Limits) {
         self.lost += count;
-        self.away_max = self.away_max.saturating_sub(count).max(probe(limits, replicas));
+        self.away_max = self.away_max.saturating_sub(count).max(probe(limits, self.replicas));
     }
 
     fn fade(&mut self) {
         while self.returned + self.missing > JUDGED_MAX {
             self.returned /= 2;
             self.missing /= 2;
+            self.by_strangers /= 2;
         }
     }
 
     /// A session opened that is nobody's return, while `away` clients are expected. True: it stands for one of them.
-    pub(crate) fn note_stranger(&mut self, now: Time, away: u64, replicas: u32) -> bool {
-        // Alone, strangers are strangers unless they are clearly too many; clients may change their address.
-        let sigmas = if replicas > 1 { 0.0 } else { 3.0 };
+    pub(crate) fn note_stranger(&mut self, now: Time, away: u64) -> bool {
+        // With one replica strangers are strangers unless they are clearly too many; clients may change their address.
+        let sigmas = if self.replicas > 1 { 1.0 } else { 3.0 };
         self.strangers.arrive(now, away > 0, sigmas)
     }
 
@@ -147,20 +172,20 @@ impl ReturnGuard {
     }
 
     /// Judges, and lets time pass.
-    pub(crate) fn judge(&mut self, now: Time, limits: &Limits, replicas: u32) -> Option<Report> {
+    pub(crate) fn judge(&mut self, now: Time, limits: &Limits) -> Option<Report> {
         if limits.min_return_ratio <= 0.0 {
-            return self.resume(limits, replicas);
+            return self.resume(limits);
         }
         match self.stage {
             Stage::Stopped(until) if until <= now => {
-                let moves = probe(limits, replicas).div_ceil(2);
+                let moves = probe(limits, self.replicas).div_ceil(2);
                 self.stage = Stage::Probing(moves);
                 self.away_max = moves;
                 self.forget();
                 Some(Report::GuardProbes { moves: u32::try_from(moves).unwrap_or(u32::MAX) })
             }
             Stage::Stopped(_) => None,
-            Stage::Open | Stage::Probing(_) if self.is_lost(limits, replicas) => {
+            Stage::Open | Stage::Probing(_) if self.lost > 0 && self.are_too_many_missing(limits) => {
                 let pause = limits.guard_backoff * (1 << self.failures.min(BACKOFF_DOUBLINGS_MAX));
                 self.failures += 1;
                 self.stops += 1;
@@ -178,29 +203,32 @@ impl ReturnGuard {
         }
     }
 
-    /// More are missing beside those that returned than `min_return_ratio` allows, and than chance explains.
+    /// The part of the moved clients that must land here if all come back.
+    fn expected_here(&self) -> f64 {
+        if self.is_alone { 1.0 / f64::from(self.replicas) } else { 1.0 }
+    }
+
+    /// More are missing beside those that returned than `min_return_ratio` allows, and than chance explains: that of a
+    /// client to stay away, and that of a client to land here.
     fn are_too_many_missing(&self, limits: &Limits) -> bool {
-        let (all, share) = ((self.returned + self.missing) as f64, 1.0 - limits.min_return_ratio);
-        let allowed = share * all + SIGMAS * (share * (1.0 - share) * all).sqrt();
-        self.missing >= MISSING_MIN && self.missing as f64 > allowed
+        let all = (self.returned + self.missing) as f64;
+        let share = 1.0 - limits.min_return_ratio * self.expected_here();
+        let elsewhere = if self.is_alone { 0.0 } else { 1.0 - 1.0 / f64::from(self.replicas) };
+        let variance = share * (1.0 - share) * all + (elsewhere * all).max(self.by_strangers as f64);
+        self.missing >= MISSING_MIN && self.missing as f64 > share * all + SIGMAS * variance.sqrt()
     }
 
     fn forget(&mut self) {
-        (self.returned, self.missing, self.lost) = (0, 0, 0);
-    }
-
-    fn is_lost(&self, limits: &Limits, replicas: u32) -> bool {
-        let nobody = self.returned == 0 && self.lost >= probe(limits, replicas).div_ceil(2).min(MISSING_MIN);
-        nobody || self.lost > 0 && self.are_too_many_missing(limits)
+        (self.returned, self.missing, self.lost, self.by_strangers) = (0, 0, 0, 0);
     }
 
     /// Somebody knows better: what was seen is forgotten.
-    pub(crate) fn resume(&mut self, limits: &Limits, replicas: u32) -> Option<Report> {
+    pub(crate) fn resume(&mut self, limits: &Limits) -> Option<Report> {
         let was_open = self.stage == Stage::Open;
         if !was_open {
             self.stage = Stage::Open;
             self.failures = 0;
-            self.away_max = probe(limits, replicas);
+            self.away_max = probe(limits, self.replicas);
             self.forget();
         }
         (!was_open).then_some(Report::GuardCleared)
@@ -232,8 +260,10 @@ impl ReturnGuard {
 
 /// Arrivals are counted over so long,
 const BUCKET: Duration = Duration::from_secs(30);
-/// and the least of so many counts is the usual one: what other replicas send here for a while does not raise it.
+/// and a low one of so many counts is the usual one, so that what other replicas send here for a while does not raise it.
 const BUCKETS: usize = 20;
+/// A quarter of the counts are lower than the usual one.
+const LOWER: usize = 4;
 
 /// New sessions that are nobody's return: the usual ones, and those beyond while clients are away.
 #[derive(Clone, Debug, Default)]
@@ -286,8 +316,10 @@ impl Strangers {
     }
 
     fn usual_per_second(&self) -> f64 {
-        let least = self.counts[..self.filled].iter().min().copied().unwrap_or(0);
-        f64::from(least) / BUCKET.as_secs_f64()
+        let mut counts = self.counts;
+        let counts = &mut counts[..self.filled];
+        counts.sort_unstable();
+        f64::from(counts.get(self.filled / LOWER).copied().unwrap_or(0)) / BUCKET.as_secs_f64()
     }
 }
 
@@ -305,26 +337,26 @@ mod tests {
     fn a_fleet_that_never_returns_is_let_go_only_as_far_as_the_probe() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         let mut away = 0;
-        while guard.allowance(&limits, away) > 0 {
+        while guard.allowance(&limits, away, 0) > 0 {
             away += 1;
         }
         assert_eq!(away, 16);
-        assert_eq!(guard.judge(at(30), &limits, 1), None);
+        assert_eq!(guard.judge(at(30), &limits), None);
         guard.note_late(away);
-        guard.note_lost(away, &limits, 1);
+        guard.note_lost(away, &limits);
         let stopped = Report::GuardStopped { judged: 16, returned: 0, retry_after: Duration::from_secs(600) };
-        assert_eq!(guard.judge(at(30), &limits, 1), Some(stopped));
-        assert_eq!(guard.allowance(&limits, 0), 0);
+        assert_eq!(guard.judge(at(30), &limits), Some(stopped));
+        assert_eq!(guard.allowance(&limits, 0, 0), 0);
         // After the back-off it tries half as many; when those stay away too, it waits twice as long.
-        assert_eq!(guard.judge(at(629), &limits, 1), None);
-        assert_eq!(guard.judge(at(630), &limits, 1), Some(Report::GuardProbes { moves: 8 }));
-        assert_eq!(guard.allowance(&limits, 0), 8);
+        assert_eq!(guard.judge(at(629), &limits), None);
+        assert_eq!(guard.judge(at(630), &limits), Some(Report::GuardProbes { moves: 8 }));
+        assert_eq!(guard.allowance(&limits, 0, 0), 8);
         guard.note_late(8);
-        guard.note_lost(8, &limits, 1);
+        guard.note_lost(8, &limits);
         let again = Report::GuardStopped { judged: 8, returned: 0, retry_after: Duration::from_secs(1_200) };
-        assert_eq!(guard.judge(at(660), &limits, 1), Some(again));
-        assert_eq!(guard.resume(&limits, 1), Some(Report::GuardCleared));
-        assert_eq!(guard.allowance(&limits, 0), 16);
+        assert_eq!(guard.judge(at(660), &limits), Some(again));
+        assert_eq!(guard.resume(&limits), Some(Report::GuardCleared));
+        assert_eq!(guard.allowance(&limits, 0, 0), 16);
         assert_eq!(guard.status(at(660)).stops, 2);
     }
 
@@ -332,11 +364,11 @@ mod tests {
     fn a_probe_whose_clients_return_clears_the_stop() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         guard.note_late(16);
-        guard.note_lost(16, &limits, 1);
-        guard.judge(at(0), &limits, 1);
-        guard.judge(at(600), &limits, 1);
+        guard.note_lost(16, &limits);
+        guard.judge(at(0), &limits);
+        guard.judge(at(600), &limits);
         (0..8).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
-        assert_eq!(guard.judge(at(601), &limits, 1), Some(Report::GuardCleared));
+        assert_eq!(guard.judge(at(601), &limits), Some(Report::GuardCleared));
         assert!(!guard.is_stopped());
     }
 
@@ -347,23 +379,23 @@ mod tests {
             guard.note_return(Some(Duration::from_millis(200)), false);
         }
         guard.note_late(8);
-        guard.note_lost(8, &limits, 1);
-        assert_eq!(guard.judge(at(40), &limits, 1), None);
-        assert_eq!(guard.allowance(&limits, 0), 16 + 200 - 8);
+        guard.note_lost(8, &limits);
+        assert_eq!(guard.judge(at(40), &limits), None);
+        assert_eq!(guard.allowance(&limits, 0, 0), 16 + 200 - 8);
     }
 
     #[test]
     fn too_many_late_ones_make_it_wait_and_too_many_lost_ones_stop_it() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
-        (0..80).for_each(|_| guard.note_return(None, false));
+        (0..80).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
         guard.note_late(14);
-        assert!(guard.allowance(&limits, 20) > 0);
+        assert!(guard.allowance(&limits, 20, 0) > 0);
         guard.note_late(6);
-        assert_eq!(guard.allowance(&limits, 20), 0);
-        assert_eq!(guard.judge(at(39), &limits, 1), None, "late is not lost");
-        guard.note_lost(20, &limits, 1);
+        assert_eq!(guard.allowance(&limits, 20, 0), 0);
+        assert_eq!(guard.judge(at(39), &limits), None, "late is not lost");
+        guard.note_lost(20, &limits);
         assert!(matches!(
-            guard.judge(at(40), &limits, 1),
+            guard.judge(at(40), &limits),
             Some(Report::GuardStopped { judged: 100, returned: 80, .. })
         ));
     }
@@ -371,10 +403,10 @@ mod tests {
     #[test]
     fn a_pool_of_few_clients_is_not_stopped_by_one_that_left_for_good() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
-        guard.note_return(None, false);
+        guard.note_return(Some(Duration::from_secs(1)), false);
         guard.note_late(1);
-        guard.note_lost(1, &limits, 1);
-        assert_eq!(guard.judge(at(40), &limits, 1), None);
+        guard.note_lost(1, &limits);
+        assert_eq!(guard.judge(at(40), &limits), None);
     }
 
     #[test]
@@ -382,19 +414,51 @@ mod tests {
         let limits = Limits { min_return_ratio: 0.0, ..LIMITS() };
         let mut guard = ReturnGuard::new(&limits);
         guard.note_late(5_000);
-        guard.note_lost(5_000, &limits, 1);
-        assert_eq!(guard.judge(at(1), &limits, 1), None);
-        assert_eq!(guard.allowance(&limits, 1_000_000), u64::MAX);
+        guard.note_lost(5_000, &limits);
+        assert_eq!(guard.judge(at(1), &limits), None);
+        assert_eq!(guard.allowance(&limits, 1_000_000, 0), u64::MAX);
     }
 
     #[test]
-    fn replicas_divide_the_probe() {
+    fn with_replicas_each_stops_after_a_dozen_of_which_nobody_came() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         guard.restart(&limits, 10);
-        assert_eq!(guard.allowance(&limits, 0), 2);
-        guard.note_late(2);
-        guard.note_lost(2, &limits, 10);
-        assert!(matches!(guard.judge(at(1), &limits, 10), Some(Report::GuardStopped { judged: 2, .. })));
+        let mut all = 0;
+        // Those that are late are most likely back elsewhere: at first.
+        while guard.allowance(&limits, all, all) > 0 {
+            let count = guard.allowance(&limits, all, all);
+            guard.note_late(count);
+            all += count;
+        }
+        assert_eq!(all, 12);
+        guard.note_lost(1, &limits);
+        assert!(matches!(guard.judge(at(30), &limits), Some(Report::GuardStopped { judged: 12, .. })));
+    }
+
+    #[test]
+    fn with_replicas_chance_may_send_few_here_and_does_not_stop_it() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        guard.restart(&limits, 10);
+        // 100 went; 75 came, most of them strangers.
+        (0..8).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
+        (0..67).for_each(|_| guard.note_return(None, false));
+        guard.note_late(25);
+        guard.note_lost(25, &limits);
+        assert_eq!(guard.judge(at(30), &limits), None);
+        guard.note_late(60);
+        assert!(matches!(guard.judge(at(31), &limits), Some(Report::GuardStopped { .. })));
+    }
+
+    #[test]
+    fn when_only_this_replica_moves_sessions_a_tenth_is_expected_here() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        guard.restart(&limits, 10);
+        guard.set_alone(true);
+        guard.note_return(Some(Duration::from_secs(1)), false);
+        assert_eq!(guard.allowance(&limits, 0, 0), 4 + 20, "one that is back stands for ten");
+        guard.note_late(30);
+        guard.note_lost(30, &limits);
+        assert_eq!(guard.judge(at(30), &limits), None);
     }
 
     #[test]

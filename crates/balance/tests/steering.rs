@@ -68,7 +68,7 @@ fn a_fifth_of_the_clients_staying_away_is_too_many() {
     world.endpoints(&ready(5));
     world.run_for(300);
     let moves = world.moves(MoveReason::Surplus);
-    assert!(moves < 400, "{moves} of 1200 were moved before it was noticed");
+    assert!(moves < 600, "{moves} of 1200 were moved before it was noticed");
     assert_eq!(state(&world), PoolState::Guarded);
 }
 
@@ -268,8 +268,8 @@ fn a_dry_run_tells_every_move_and_moves_nothing() {
     assert_eq!(plan.state, PoolState::Settling);
     assert!(plan.moves.iter().all(|line| line.to.as_str() == "e3" && line.reason == MoveReason::Surplus));
     let from = |name: &str| plan.moves.iter().find(|line| line.from.as_str() == name).map(|line| line.count);
-    assert_eq!((from("e0"), from("e1"), from("e2")), (Some(20), Some(46), Some(46)), "{plan:?}");
-    assert_eq!(plan.moves_total, 112);
+    assert_eq!((from("e0"), from("e1"), from("e2")), (Some(20), Some(50), Some(50)), "{plan:?}");
+    assert_eq!(plan.moves_total, 120);
     assert_eq!(plan.endpoints[0].pinned["opaque"], 180);
     assert_eq!(world.log.moves, []);
 }
