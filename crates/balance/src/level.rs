@@ -6,8 +6,8 @@
 //! and of those that have not been ready for `min_ready`, stay where they are and count for nobody.
 //!
 //! Hysteresis, on both sides: levelling starts when an endpoint is above `start_ratio` or as far below its share, and then
-//! takes from the fullest endpoint down until all are within `stop_ratio`. The lower side matters: one new endpoint beside
-//! ten leaves each of these only a tenth above its share. Who gives how much so that nothing is moved in vain is decided in `flow`.
+//! takes from the fullest endpoint down until none is above `stop_ratio`, and none lower than halfway into the band. The
+//! lower side matters: one new endpoint beside ten leaves each of these only a tenth above its share. Who gives how much so that nothing is moved in vain is decided in `flow`.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -215,8 +215,8 @@ impl Planner {
         self.needed_among(shares, |slot| slot.is_ready() && slot.is_capacity, |_| u64::MAX)
     }
 
-    /// What it takes to bring every endpoint that takes part within the stop ratio: down to it from above, or up to it
-    /// from below, whichever takes more. Who gives is the same in both cases: everybody above the level, the fullest first.
+    /// What it takes to bring every endpoint that takes part down to the stop ratio from above, or halfway into the band from
+    /// below, whichever takes more. Who gives is the same in both cases: everybody above the level, the fullest first.
     /// `movable`: most that the endpoint of an index can give.
     pub(crate) fn needed_among(
         &self,
@@ -224,7 +224,9 @@ impl Planner {
         takes_part: impl Fn(&Slot) -> bool,
         movable: impl Fn(usize) -> u64,
     ) -> Needed {
-        let (_, stop) = self.ratios();
+        let (start, stop) = self.ratios();
+        // Halfway into the band: arrivals fill the rest, and while the emptiest is clearly so, nobody lands on a donor.
+        let fill = 2.0 - f64::midpoint(start, stop);
         let sharers = || self.slots.iter().enumerate().filter(|(_, slot)| takes_part(slot));
         let side = |(index, slot): (usize, &Slot)| {
             let held = u64::from(slot.held());
@@ -242,7 +244,7 @@ impl Planner {
         // A key's place is worth more than an even fill: with `consistent_hash` nobody is moved for the low.
         let is_by_key = self.settings.policy == Policy::ConsistentHash;
         let lacks = |(_, slot): (usize, &Slot)| {
-            let least = (shares.target(slot.weight) * (2.0 - stop)) as u64;
+            let least = (shares.target(slot.weight) * fill) as u64;
             least.saturating_sub(u64::from(slot.held()))
         };
         let lacking: u64 = if is_by_key { 0 } else { sharers().map(lacks).sum() };

@@ -113,7 +113,8 @@ pub struct Limits {
     /// Moves start when an endpoint holds more than its target times this, or is as far below it (1.1: less than 0.9 times
     /// its target): 1.0 to 10.0.
     pub start_ratio: f64,
-    /// Moves stop when every endpoint is within this of its target, above and below: 1.0 to `start_ratio`.
+    /// Moves stop when no endpoint holds more than its target times this, and none is lower than halfway into the band
+    /// (1.1 and 1.03: at least 0.935 times its target): 1.0 to `start_ratio`.
     pub stop_ratio: f64,
     /// Moves start only when an endpoint is off its target, rounded down, by at least this many sessions.
     pub min_surplus: u32,

@@ -229,10 +229,9 @@ impl Planner {
             opened.moves = departure.moves;
             self.guard.note_return(Some(now.since(departure.moved_at)), was_late);
             self.note_return(endpoint, &departure.donor);
-        } else if self.guard.note_stranger(now, self.ledger.away()) {
-            let was_late = self.ledger.late() > 0;
-            self.ledger.credit();
-            self.guard.note_return(None, was_late);
+        } else {
+            self.guard.note_stranger(now);
+            self.settle_by_strangers(now);
         }
         if let Some(index) = self.slots.find(endpoint) {
             self.slots.update(now, index, |slot| {
@@ -473,6 +472,16 @@ impl Planner {
         let departure = Departure { donor: donor.clone(), moved_at: now, moves };
         let expired = self.ledger.push(visitor.client, departure);
         self.note_expired(expired);
+        self.settle_by_strangers(now);
+    }
+
+    /// Strangers beyond the usual stand for clients that are away.
+    fn settle_by_strangers(&mut self, now: Time) {
+        while self.ledger.away() > 0 && self.guard.take_stranger(now) {
+            let was_late = self.ledger.late() > 0;
+            self.ledger.credit();
+            self.guard.note_return(None, was_late);
+        }
     }
 
     fn note_expired(&mut self, expired: Expired) {

@@ -158,11 +158,15 @@ impl ReturnGuard {
         }
     }
 
-    /// A session opened that is nobody's return, while `away` clients are expected. True: it stands for one of them.
-    pub(crate) fn note_stranger(&mut self, now: Time, away: u64) -> bool {
+    /// A session opened that is nobody's return.
+    pub(crate) fn note_stranger(&mut self, now: Time) {
+        self.strangers.arrive(now);
+    }
+
+    /// True when there were more strangers than usual: one of them stands for a client that is away.
+    pub(crate) fn take_stranger(&mut self, now: Time) -> bool {
         // With one replica strangers are strangers unless they are clearly too many; clients may change their address.
-        let sigmas = if self.replicas > 1 { 1.0 } else { 3.0 };
-        self.strangers.arrive(now, away > 0, sigmas)
+        self.strangers.take(now, if self.replicas > 1 { 1.0 } else { 3.0 })
     }
 
     /// How long somebody has to be away to be late: never longer than until it is given up.
@@ -264,44 +268,69 @@ const BUCKET: Duration = Duration::from_secs(30);
 const BUCKETS: usize = 20;
 /// A quarter of the counts are lower than the usual one.
 const LOWER: usize = 4;
+/// Clients are being moved until so long after the last one was.
+const EPISODE_LINGER: Duration = Duration::from_secs(60);
 
-/// New sessions that are nobody's return: the usual ones, and those beyond while clients are away.
+/// New sessions that are nobody's return: the usual ones, and those beyond while clients are moved.
 #[derive(Clone, Debug, Default)]
 struct Strangers {
+    /// Of times in which nobody was moved from here.
     counts: [u32; BUCKETS],
     /// Of them, how many have been filled.
     filled: usize,
     present: u32,
     present_began: Time,
-    /// Since when clients are away, strangers since then, and those of them that stand for one.
-    episode: Option<(Time, u64, u64)>,
+    episode: Option<Episode>,
+}
+
+/// A time in which clients are moved.
+#[derive(Clone, Copy, Debug)]
+struct Episode {
+    began: Time,
+    last_departure: Time,
+    /// Strangers since it began, and those of them that stand for a client.
+    arrived: u64,
+    taken: u64,
 }
 
 impl Strangers {
     /// A client has left because it was moved.
     fn depart(&mut self, now: Time) {
-        self.episode.get_or_insert((now, 0, 0));
-    }
-
-    fn arrive(&mut self, now: Time, is_anybody_away: bool, sigmas: f64) -> bool {
         self.turn(now);
-        self.present = self.present.saturating_add(1);
-        let usual = self.usual_per_second();
-        if !is_anybody_away {
-            self.episode = None;
-            return false;
-        }
-        let (began, all, credited) = self.episode.get_or_insert((now, 0, 0));
-        *all += 1;
-        let expected = usual * now.since(*began).as_secs_f64();
-        let beyond = *all as f64 - expected - sigmas * expected.sqrt();
-        let is_credit = beyond >= (*credited + 1) as f64;
-        *credited += u64::from(is_credit);
-        is_credit
+        let new = Episode { began: now, last_departure: now, arrived: 0, taken: 0 };
+        self.episode.get_or_insert(new).last_departure = now;
     }
 
-    /// Puts away the counts whose time is over.
+    fn arrive(&mut self, now: Time) {
+        self.turn(now);
+        match &mut self.episode {
+            Some(episode) => episode.arrived += 1,
+            None => self.present = self.present.saturating_add(1),
+        }
+    }
+
+    /// One of those beyond the usual, if there is one. `sigmas`: standard deviations of the usual number that are taken
+    /// for chance.
+    fn take(&mut self, now: Time, sigmas: f64) -> bool {
+        let usual = self.usual_per_second();
+        let Some(episode) = &mut self.episode else { return false };
+        let expected = usual * now.since(episode.began).as_secs_f64();
+        let beyond = episode.arrived as f64 - expected - sigmas * expected.sqrt();
+        let is_one = beyond >= (episode.taken + 1) as f64;
+        episode.taken += u64::from(is_one);
+        is_one
+    }
+
+    /// Puts away the counts whose time is over, and the episode.
     fn turn(&mut self, now: Time) {
+        if let Some(episode) = self.episode {
+            if now.since(episode.last_departure) < EPISODE_LINGER {
+                return;
+            }
+            // What was counted meanwhile says nothing of the usual.
+            self.episode = None;
+            (self.present, self.present_began) = (0, now);
+        }
         let mut turns = 0;
         while now.since(self.present_began) >= BUCKET && turns < BUCKETS {
             self.counts.rotate_right(1);
@@ -463,30 +492,33 @@ mod tests {
 
     #[test]
     fn strangers_beyond_the_usual_stand_for_those_who_are_away() {
-        let mut strangers = Strangers::default();
+        let mut calm = Strangers::default();
         // Ten minutes at two a second.
-        (0..1_200).for_each(|n| assert!(!strangers.arrive(Time::from_millis(n * 500), false, 1.0)));
-        strangers.depart(at(600));
-        let credits = |sigmas: f64, millis: u64| {
-            let mut strangers = strangers.clone();
-            let arrivals = (1..=30_000 / millis)
-                .filter(|n| strangers.arrive(Time::from_millis(600_000 + n * millis), true, sigmas));
-            arrivals.count()
+        (0..1_200).for_each(|n| calm.arrive(Time::from_millis(n * 500)));
+        assert!(!calm.take(at(600), 0.0), "nobody was moved");
+        calm.depart(at(600));
+        let taken = |sigmas: f64, millis: u64| {
+            let mut strangers = calm.clone();
+            (1..=30_000 / millis).for_each(|n| strangers.arrive(Time::from_millis(600_000 + n * millis)));
+            std::iter::repeat_with(|| strangers.take(at(630), sigmas)).take_while(|is_one| *is_one).count()
         };
-        assert_eq!(credits(3.0, 500), 0, "as many as always");
-        let twice = credits(0.0, 250);
-        assert!((58..=60).contains(&twice), "{twice} of the 60 beyond the usual");
-        assert!((30..60).contains(&credits(3.0, 250)), "alone, one has to be sure");
+        assert_eq!(taken(0.0, 500), 0, "as many as always");
+        assert_eq!(taken(0.0, 250), 60, "those beyond the usual 60");
+        assert!((30..50).contains(&taken(3.0, 250)), "with one replica one has to be sure");
     }
 
     #[test]
-    fn a_burst_long_ago_is_not_the_usual() {
+    fn a_burst_long_ago_is_not_the_usual_and_neither_is_what_comes_while_clients_are_moved() {
         let mut strangers = Strangers::default();
-        for n in 0..3_000 {
-            strangers.arrive(Time::from_millis(n), false, 1.0);
-        }
+        (0..3_000).for_each(|n| strangers.arrive(Time::from_millis(n)));
         strangers.depart(at(120));
-        assert!(strangers.arrive(at(121), true, 1.0));
+        for second in 120..400 {
+            (0..5).for_each(|_| strangers.arrive(at(second)));
+            strangers.depart(at(second));
+        }
         assert_eq!(strangers.usual_per_second(), 0.0);
+        let taken =
+            std::iter::repeat_with(|| strangers.take(at(400), 1.0)).take_while(|is_one| *is_one).count();
+        assert_eq!(taken, 1_400, "they wait until somebody is away");
     }
 }
