@@ -14,15 +14,25 @@ use crate::random::Random;
 /// Nobody is told to come back sooner: less would not spread anything.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
+/// So long after somebody was refused there may be others waiting.
+const CROWDED_FOR: Duration = Duration::from_secs(5);
+
 /// The gate of one pool at one replica.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
     bucket: Bucket,
     /// The next free place of the queue.
     next_turn: Time,
+    /// When somebody was last refused.
+    refused_at: Option<Time>,
 }
 
 impl Gate {
+    /// True while more come than are let in.
+    pub(crate) fn is_crowded(&self, now: Time) -> bool {
+        self.refused_at.is_some_and(|at| now.since(at) < CROWDED_FOR)
+    }
+
     /// Lets one session in, or says when it should come back.
     pub(crate) fn enter(
         &mut self,
@@ -42,6 +52,7 @@ impl Gate {
             self.bucket.take(now, rate, 1);
             return Ok(());
         }
+        self.refused_at = Some(now);
         let turn =
             self.next_turn.max(now + RETRY_AFTER_MIN) + Duration::from_secs_f64((1.0 / rate).min(3_600.0));
         let longest = admission.retry_after_max.max(RETRY_AFTER_MIN);
@@ -78,6 +89,7 @@ mod tests {
             gate.enter(now, &limits, 1, &mut random).map_err(|wait| told.push(wait.as_millis())).is_ok()
         });
         assert_eq!(admitted.count(), 5);
+        assert!(gate.is_crowded(now) && !gate.is_crowded(now + CROWDED_FOR));
         assert_eq!(told[..3], [1_100, 1_200, 1_300]);
         assert!(told.windows(2).all(|pair| pair[1] == pair[0] + 100), "{told:?}");
     }

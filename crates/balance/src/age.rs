@@ -28,7 +28,7 @@ impl Planner {
             if slot.is_terminating() || slot.asked > 0 || slot.held() == 0 || slot.age_hold_until > now {
                 continue;
             }
-            let available = u64::from(self.bucket.available(now, rate, MOVE_BURST)).min(self.may_begin());
+            let available = u64::from(self.bucket.available(now, rate, MOVE_BURST)).min(self.may_begin(now));
             let count = u32::try_from(available).unwrap_or(u32::MAX).min(self.slots.at(index).held());
             if count == 0 {
                 // A token is due before the next step at any pace worth the name; the others wait for that.

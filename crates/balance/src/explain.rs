@@ -87,7 +87,7 @@ impl Planner {
     ///
     /// Cost: a few passes over the endpoints; the lines are at most twice the endpoints.
     pub fn explain(&self, now: Time, sessions: &BTreeMap<EndpointId, Movable>) -> Plan {
-        let shares = self.shares_of_ready(self.ledger.away());
+        let shares = self.shares_of_ready(self.away());
         let nothing = Movable::default();
         let known = self.known(sessions, &nothing);
         let shown = self.slots.iter().zip(&known).filter(|(slot, _)| !slot.is_ghost());

@@ -116,7 +116,7 @@ struct Donors {
 impl Planner {
     pub(crate) fn shares(&self) -> Shares {
         let totals = self.slots.totals();
-        Shares { total: totals.shared + self.ledger.away(), weight: totals.weight }
+        Shares { total: totals.shared + self.away(), weight: totals.weight }
     }
 
     /// The ratios that start and stop levelling. With `consistent_hash`, what the bound of the ring allows is no surplus.
@@ -256,7 +256,7 @@ impl Planner {
     /// Clients that will be placed without a further move.
     fn inbound(&self) -> u64 {
         let totals = self.slots.totals();
-        self.ledger.away() + totals.outbound + totals.to_drain
+        self.away() + totals.outbound + totals.to_drain
     }
 
     /// Those that take part in the shares.
@@ -274,7 +274,7 @@ impl Planner {
             };
         }
         let rate = self.rate().min(self.receivers_rate(now, shares));
-        let allowed = self.may_begin();
+        let allowed = self.may_begin(now);
         let wanted = allowed.min(donors.moves);
         let budget = wanted.min(u64::from(self.bucket.available(now, rate, MOVE_BURST)));
         let mut chosen = Vec::new();
@@ -326,11 +326,15 @@ impl Planner {
     }
 
     /// Moves for balance or age that may begin now, as far as those under way and the clients that are away allow.
-    pub(crate) fn may_begin(&self) -> u64 {
+    /// None while new sessions are held back: who is moved may have to queue with them, at another replica.
+    pub(crate) fn may_begin(&self, now: Time) -> u64 {
+        if self.gate.is_crowded(now) {
+            return 0;
+        }
         let under_way = self.slots.totals().surplus_moves;
-        let away = self.ledger.away() + self.slots.totals().outbound;
+        let away = self.away() + self.slots.totals().outbound;
         let concurrent = u64::from(self.settings.limits.concurrent_moves_max).saturating_sub(under_way);
-        concurrent.min(self.guard.allowance(&self.settings.limits, away, self.ledger.late()))
+        concurrent.min(self.guard.allowance(&self.settings.limits, away))
     }
 
     /// Puts a move into the queue.

@@ -60,7 +60,7 @@ pub struct Planner {
     pub(crate) guard: ReturnGuard,
     pub(crate) bucket: Bucket,
     pub(crate) pace: Adaptive,
-    gate: Gate,
+    pub(crate) gate: Gate,
     pub(crate) moves: MoveCounts,
     pub(crate) admitted: Admitted,
     /// Planned and counted as asked, not yet handed out.
@@ -372,10 +372,16 @@ impl Planner {
             self.tell(report);
         }
         let totals = self.slots.totals();
-        let is_moving = self.run.is_some() || totals.outbound > 0 || self.ledger.away() > 0;
+        let is_moving = self.run.is_some() || totals.outbound > 0 || self.away() > 0;
         if let Some(cause) = self.pace.judge(now, is_moving) {
             self.tell(Report::PaceLowered { factor: self.pace.factor(), cause });
         }
+    }
+
+    /// Moved clients that are expected here. With other replicas, who is late is most likely back at one of them.
+    pub(crate) fn away(&self) -> u64 {
+        let late = if self.replicas > 1 { self.ledger.late() } else { 0 };
+        self.ledger.away() - late
     }
 
     /// Counts and indexes everything anew.

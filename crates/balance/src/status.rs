@@ -279,6 +279,8 @@ impl Planner {
             (PoolState::Guarded, why)
         } else if let Some(settle) = self.settle.filter(|settle| settle.until > now) {
             (PoolState::Settling, format!("endpoints have changed; planned in {}", seconds(settle.until)))
+        } else if self.run.is_some() && self.gate.is_crowded(now) {
+            (PoolState::Levelling, "waiting while new sessions are held back by admission".to_owned())
         } else if let Some(run) = self.run {
             let why = format!("moving {:.1} sessions a second, {} moved so far", self.rate(), run.moved);
             (PoolState::Levelling, why)
