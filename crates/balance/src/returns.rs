@@ -4,10 +4,11 @@
 //! that returns. When too many are late it waits; when too many are given up it stops moving the pool and says so.
 //! After a back-off it tries again with half as many, or when it is told to.
 //!
-//! Who has returned is told by the ledger, and by strangers: sessions beyond the usual number, while clients are
-//! away. With several gateway replicas those are most: clients that other replicas have moved, while ours land there. So
-//! there it counts what comes against what goes, and has to allow for the chance of both; and when the others have no
-//! reason to move anything just now, only our own clients that happen to land here tell anything.
+//! Who has returned is told by the ledger, and by strangers: sessions that are nobody's return, while clients are away.
+//! With one replica only those beyond the usual number count, for clients whose address changes. With several they are
+//! most: clients that other replicas have moved, while ours land there. So there what comes is held against what goes, as
+//! long as half of the tier moves along; and when the others have no reason to move anything just now, only our own
+//! clients that happen to land here tell anything.
 
 use std::time::Duration;
 
@@ -27,9 +28,10 @@ const LATE_MIN: Duration = Duration::from_secs(3);
 const DELAY_GAIN: f64 = 0.05;
 /// Fewer that are missing are an accident.
 const MISSING_MIN: u64 = 3;
-/// Standard deviations that chance is allowed, many because it is judged all the time: with one replica and at the default
-/// ratio, of 16 clients 6 may stay away, of 200 36.
-const SIGMAS: f64 = 4.0;
+/// How improbable it has to be that what is seen is chance: e to the minus this, one in 5,000. It is judged all the time.
+const IMPROBABLE: f64 = 8.5;
+/// With several replicas, the part of them that is taken to move sessions when one does because endpoints have changed.
+const MOVING_ALONG: f64 = 0.5;
 /// With several replicas, each begins with at least so many: fewer say nothing.
 const PROBE_MIN: u32 = 4;
 /// Beyond this many outcomes, old ones fade.
@@ -47,8 +49,6 @@ pub(crate) struct ReturnGuard {
     missing: u64,
     /// Given up since the guard was last open, or began anew.
     lost: u64,
-    /// Of those that returned, the strangers.
-    by_strangers: u64,
     replicas: u32,
     /// The others are not moving sessions either: only own clients are expected back here.
     is_alone: bool,
@@ -83,7 +83,6 @@ impl ReturnGuard {
             returned: 0,
             missing: 0,
             lost: 0,
-            by_strangers: 0,
             replicas: 1,
             is_alone: false,
             stage: Stage::Open,
@@ -132,9 +131,9 @@ impl ReturnGuard {
     pub(crate) fn note_return(&mut self, delay: Option<Duration>, was_late: bool) {
         self.returned += 1;
         self.missing -= u64::from(was_late).min(self.missing);
-        self.by_strangers += u64::from(delay.is_none());
         // An own client that lands here stands for those that land elsewhere.
-        let growth = if delay.is_some() { GROWTH / self.expected_here() } else { GROWTH };
+        let stands_for = if delay.is_some() && self.is_alone { f64::from(self.replicas) } else { 1.0 };
+        let growth = GROWTH * stands_for;
         self.away_max = (self.away_max + growth as u64).min(AWAY_MAX);
         if let Some(delay) = delay {
             let delay = delay.as_secs_f64();
@@ -153,7 +152,6 @@ impl ReturnGuard {
         while self.returned + self.missing > JUDGED_MAX {
             self.returned /= 2;
             self.missing /= 2;
-            self.by_strangers /= 2;
         }
     }
 
@@ -164,8 +162,7 @@ impl ReturnGuard {
 
     /// True when there were more strangers than usual: one of them stands for a client that is away.
     pub(crate) fn take_stranger(&mut self, now: Time) -> bool {
-        // With one replica strangers are strangers unless they are clearly too many; clients may change their address.
-        self.strangers.take(now, if self.replicas > 1 { 1.0 } else { 3.0 })
+        self.strangers.take(now, self.replicas == 1)
     }
 
     /// How long somebody has to be away to be late: never longer than until it is given up.
@@ -206,23 +203,36 @@ impl ReturnGuard {
         }
     }
 
-    /// The part of the moved clients that must land here if all come back.
+    /// The least part of our moved clients that comes here, or has others come in its stead, if all come back.
     fn expected_here(&self) -> f64 {
-        if self.is_alone { 1.0 / f64::from(self.replicas) } else { 1.0 }
+        match (self.replicas, self.is_alone) {
+            (1, _) => 1.0,
+            (replicas, true) => 1.0 / f64::from(replicas),
+            (_, false) => MOVING_ALONG,
+        }
     }
 
-    /// More are missing beside those that returned than `min_return_ratio` allows, and than chance explains: that of a
-    /// client to stay away, and that of a client to land here.
+    /// More are missing beside those that returned than `min_return_ratio` allows and chance explains.
     fn are_too_many_missing(&self, limits: &Limits) -> bool {
-        let all = (self.returned + self.missing) as f64;
-        let share = 1.0 - limits.min_return_ratio * self.expected_here();
-        let elsewhere = if self.is_alone { 0.0 } else { 1.0 - 1.0 / f64::from(self.replicas) };
-        let variance = share * (1.0 - share) * all + (elsewhere * all).max(self.by_strangers as f64);
-        self.missing >= MISSING_MIN && self.missing as f64 > share * all + SIGMAS * variance.sqrt()
+        let (returned, missing) = (self.returned as f64, self.missing as f64);
+        let all = returned + missing;
+        let least = limits.min_return_ratio * self.expected_here() * all;
+        if self.missing < MISSING_MIN || returned >= least {
+            return false;
+        }
+        // Chernoff's bounds. With one replica each client comes back or not; with several, those that land here are many
+        // that could, of which each seldom does.
+        let times = |n: f64, expected: f64| if n > 0.0 { n * (n / expected).ln() } else { 0.0 };
+        let improbability = if self.replicas == 1 {
+            times(returned, least) + times(missing, all - least)
+        } else {
+            least - returned + times(returned, least)
+        };
+        improbability > IMPROBABLE
     }
 
     fn forget(&mut self) {
-        (self.returned, self.missing, self.lost, self.by_strangers) = (0, 0, 0, 0);
+        (self.returned, self.missing, self.lost) = (0, 0, 0);
     }
 
     /// Somebody knows better: what was seen is forgotten.
@@ -263,10 +273,12 @@ impl ReturnGuard {
 
 /// Arrivals are counted over so long,
 const BUCKET: Duration = Duration::from_secs(30);
-/// and a low one of so many counts is the usual one, so that what other replicas send here for a while does not raise it.
+/// and a low one of so many counts is the usual one, so that a storm long ago does not raise it.
 const BUCKETS: usize = 20;
-/// A quarter of the counts are lower than the usual one.
+/// About a quarter of the counts are lower than the usual one.
 const LOWER: usize = 4;
+/// Standard deviations of the usual number that are taken for chance.
+const USUAL_SIGMAS: f64 = 3.0;
 /// Clients are being moved until so long after the last one was.
 const EPISODE_LINGER: Duration = Duration::from_secs(60);
 
@@ -308,13 +320,12 @@ impl Strangers {
         }
     }
 
-    /// One of those beyond the usual, if there is one. `sigmas`: standard deviations of the usual number that are taken
-    /// for chance.
-    fn take(&mut self, now: Time, sigmas: f64) -> bool {
-        let usual = self.usual_per_second();
+    /// One of them, if there is one. `beyond_usual`: only of those that are more than usual, and than chance adds to that.
+    fn take(&mut self, now: Time, beyond_usual: bool) -> bool {
+        let usual = if beyond_usual { self.usual_per_second() } else { 0.0 };
         let Some(episode) = &mut self.episode else { return false };
         let expected = usual * now.since(episode.began).as_secs_f64();
-        let beyond = episode.arrived as f64 - expected - sigmas * expected.sqrt();
+        let beyond = episode.arrived as f64 - expected - USUAL_SIGMAS * expected.sqrt();
         let is_one = beyond >= (episode.taken + 1) as f64;
         episode.taken += u64::from(is_one);
         is_one
@@ -347,7 +358,8 @@ impl Strangers {
         let mut counts = self.counts;
         let counts = &mut counts[..self.filled];
         counts.sort_unstable();
-        f64::from(counts.get(self.filled / LOWER).copied().unwrap_or(0)) / BUCKET.as_secs_f64()
+        f64::from(counts.get(self.filled.saturating_sub(LOWER) / LOWER).copied().unwrap_or(0))
+            / BUCKET.as_secs_f64()
     }
 }
 
@@ -416,15 +428,15 @@ mod tests {
     fn too_many_late_ones_make_it_wait_and_too_many_lost_ones_stop_it() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         (0..80).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
-        guard.note_late(14);
+        guard.note_late(16);
         assert!(guard.allowance(&limits, 20) > 0);
-        guard.note_late(12);
+        guard.note_late(14);
         assert_eq!(guard.allowance(&limits, 20), 0);
         assert_eq!(guard.judge(at(39), &limits), None, "late is not lost");
         guard.note_lost(1, &limits);
         assert!(matches!(
             guard.judge(at(40), &limits),
-            Some(Report::GuardStopped { judged: 106, returned: 80, .. })
+            Some(Report::GuardStopped { judged: 110, returned: 80, .. })
         ));
     }
 
@@ -467,13 +479,13 @@ mod tests {
     fn with_replicas_chance_may_send_few_here_and_does_not_stop_it() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         guard.restart(&limits, 10);
-        // 100 went; 75 came, most of them strangers.
-        (0..8).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
-        (0..67).for_each(|_| guard.note_return(None, false));
-        guard.note_late(25);
-        guard.note_lost(25, &limits);
+        // 100 went; 50 came, most of them strangers, since only half of the replicas move anything.
+        (0..5).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
+        (0..45).for_each(|_| guard.note_return(None, false));
+        guard.note_late(50);
+        guard.note_lost(50, &limits);
         assert_eq!(guard.judge(at(30), &limits), None);
-        guard.note_late(90);
+        guard.note_late(150);
         assert!(matches!(guard.judge(at(31), &limits), Some(Report::GuardStopped { .. })));
     }
 
@@ -494,16 +506,18 @@ mod tests {
         let mut calm = Strangers::default();
         // Ten minutes at two a second.
         (0..1_200).for_each(|n| calm.arrive(Time::from_millis(n * 500)));
-        assert!(!calm.take(at(600), 0.0), "nobody was moved");
+        assert!(!calm.take(at(600), false), "nobody was moved");
         calm.depart(at(600));
-        let taken = |sigmas: f64, millis: u64| {
+        let taken = |beyond_usual: bool, millis: u64| {
             let mut strangers = calm.clone();
             (1..=30_000 / millis).for_each(|n| strangers.arrive(Time::from_millis(600_000 + n * millis)));
-            std::iter::repeat_with(|| strangers.take(at(630), sigmas)).take_while(|is_one| *is_one).count()
+            std::iter::repeat_with(|| strangers.take(at(630), beyond_usual))
+                .take_while(|is_one| *is_one)
+                .count()
         };
-        assert_eq!(taken(0.0, 500), 0, "as many as always");
-        assert_eq!(taken(0.0, 250), 60, "those beyond the usual 60");
-        assert!((30..50).contains(&taken(3.0, 250)), "with one replica one has to be sure");
+        assert_eq!(taken(true, 500), 0, "as many as always");
+        assert!((30..50).contains(&taken(true, 250)), "with one replica one has to be sure");
+        assert_eq!(taken(false, 250), 120, "with several all count");
     }
 
     #[test]
@@ -517,7 +531,7 @@ mod tests {
         }
         assert_eq!(strangers.usual_per_second(), 0.0);
         let taken =
-            std::iter::repeat_with(|| strangers.take(at(400), 1.0)).take_while(|is_one| *is_one).count();
+            std::iter::repeat_with(|| strangers.take(at(400), true)).take_while(|is_one| *is_one).count();
         assert_eq!(taken, 1_400, "they wait until somebody is away");
     }
 }
