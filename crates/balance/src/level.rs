@@ -23,6 +23,9 @@ use crate::{Move, MoveReason, Planner, Policy, Report, Trigger};
 /// How soon a plan looks again while the return guard or the bound of concurrent moves lets nothing more begin.
 const WAIT: Duration = Duration::from_millis(250);
 
+/// After so many times the time that a plan should take, other replicas have ended theirs.
+const ALONE_AFTER: u32 = 2;
+
 /// Levelling that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
@@ -34,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) next: Time,
     /// Nothing may begin before a move has ended or a client is back.
     pub(crate) starved: bool,
+    /// Other replicas that began at the same time have long ended by then.
+    pub(crate) alone_from: Time,
 }
 
 /// What is shared, and by how much weight.
@@ -163,7 +168,9 @@ impl Planner {
         let moves = self.needed(self.shares()).moves;
         // When endpoints have changed, all replicas have something to move; otherwise perhaps only this one.
         self.guard.set_alone(trigger != Trigger::Endpoints);
-        self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false });
+        let expected = Duration::from_secs_f64((moves as f64 / self.rate()).min(86_400.0));
+        let alone_from = now + expected * ALONE_AFTER + WAIT;
+        self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false, alone_from });
         if moves > 0 {
             self.tell(Report::PlanStarted { trigger, moves });
         }
@@ -265,6 +272,9 @@ impl Planner {
     }
 
     fn plan_batch(&mut self, now: Time) {
+        if self.run.is_some_and(|run| run.alone_from <= now) {
+            self.guard.set_alone(true);
+        }
         let shares = self.shares();
         let mut donors = self.donors(now, shares);
         if donors.able.is_empty() {

@@ -458,7 +458,7 @@ impl Planner {
     /// Of the surplus moves that were asked for, these began; so many could not.
     fn note_surplus(&mut self, now: Time, began: u32, missing: u32) {
         // Levelling is not over: what was counted as on its way is still here, and another may give now.
-        let silent = Run { since: now, moved: 0, told: false, next: now, starved: false };
+        let silent = Run { since: now, moved: 0, told: false, next: now, starved: false, alone_from: now };
         let run = match (&mut self.run, missing) {
             (Some(run), _) => run,
             (None, 0) => return,

@@ -4,11 +4,11 @@
 //! that returns. When too many are late it waits; when too many are given up it stops moving the pool and says so.
 //! After a back-off it tries again with half as many, or when it is told to.
 //!
-//! Who has returned is told by the ledger, and by strangers: sessions that are nobody's return, while clients are away.
-//! With one replica only those beyond the usual number count, for clients whose address changes. With several they are
-//! most: clients that other replicas have moved, while ours land there. So there what comes is held against what goes, as
-//! long as half of the tier moves along; and when the others have no reason to move anything just now, only our own
-//! clients that happen to land here tell anything.
+//! Who has returned is told by the ledger, and by strangers: sessions beyond the usual number that are nobody's return,
+//! while clients are away. With one replica these are clients whose address changes. With several they are most: clients
+//! that other replicas have moved, while ours land there. So there what comes is held against what goes, as long as half
+//! of the tier moves along; and when the others have no reason to move anything just now, only our own clients that
+//! happen to land here tell anything.
 
 use std::time::Duration;
 
@@ -44,9 +44,12 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 4;
 pub(crate) struct ReturnGuard {
     /// Clients that may be away at once.
     away_max: u64,
-    /// Of the last moved clients, those that came back, and those that are late or were given up.
+    /// Of the last moved clients, those that came back (or have a stranger in their stead), and those that are late or were
+    /// given up.
     returned: u64,
     missing: u64,
+    /// Of those that returned, the strangers.
+    by_strangers: u64,
     /// Given up since the guard was last open, or began anew.
     lost: u64,
     replicas: u32,
@@ -82,6 +85,7 @@ impl ReturnGuard {
             away_max: probe(limits, 1),
             returned: 0,
             missing: 0,
+            by_strangers: 0,
             lost: 0,
             replicas: 1,
             is_alone: false,
@@ -131,6 +135,7 @@ impl ReturnGuard {
     pub(crate) fn note_return(&mut self, delay: Option<Duration>, was_late: bool) {
         self.returned += 1;
         self.missing -= u64::from(was_late).min(self.missing);
+        self.by_strangers += u64::from(delay.is_none());
         // An own client that lands here stands for those that land elsewhere.
         let stands_for = if delay.is_some() && self.is_alone { f64::from(self.replicas) } else { 1.0 };
         let growth = GROWTH * stands_for;
@@ -152,6 +157,7 @@ impl ReturnGuard {
         while self.returned + self.missing > JUDGED_MAX {
             self.returned /= 2;
             self.missing /= 2;
+            self.by_strangers /= 2;
         }
     }
 
@@ -162,7 +168,8 @@ impl ReturnGuard {
 
     /// True when there were more strangers than usual: one of them stands for a client that is away.
     pub(crate) fn take_stranger(&mut self, now: Time) -> bool {
-        self.strangers.take(now, self.replicas == 1)
+        // With one replica strangers are strangers unless they are clearly too many; clients may change their address.
+        self.strangers.take(now, if self.replicas > 1 { 1.0 } else { 3.0 })
     }
 
     /// How long somebody has to be away to be late: never longer than until it is given up.
@@ -205,11 +212,16 @@ impl ReturnGuard {
 
     /// The least part of our moved clients that comes here, or has others come in its stead, if all come back.
     fn expected_here(&self) -> f64 {
-        match (self.replicas, self.is_alone) {
-            (1, _) => 1.0,
-            (replicas, true) => 1.0 / f64::from(replicas),
-            (_, false) => MOVING_ALONG,
+        match (self.shares_clients(), self.is_alone) {
+            (false, _) => 1.0,
+            (true, true) => 1.0 / f64::from(self.replicas),
+            (true, false) => MOVING_ALONG,
         }
+    }
+
+    /// There are other replicas: it was told so, or most that come are strangers.
+    fn shares_clients(&self) -> bool {
+        self.replicas > 1 || self.by_strangers * 2 > self.returned
     }
 
     /// More are missing beside those that returned than `min_return_ratio` allows and chance explains.
@@ -223,16 +235,16 @@ impl ReturnGuard {
         // Chernoff's bounds. With one replica each client comes back or not; with several, those that land here are many
         // that could, of which each seldom does.
         let times = |n: f64, expected: f64| if n > 0.0 { n * (n / expected).ln() } else { 0.0 };
-        let improbability = if self.replicas == 1 {
-            times(returned, least) + times(missing, all - least)
-        } else {
+        let improbability = if self.shares_clients() {
             least - returned + times(returned, least)
+        } else {
+            times(returned, least) + times(missing, all - least)
         };
         improbability > IMPROBABLE
     }
 
     fn forget(&mut self) {
-        (self.returned, self.missing, self.lost) = (0, 0, 0);
+        (self.returned, self.missing, self.by_strangers, self.lost) = (0, 0, 0, 0);
     }
 
     /// Somebody knows better: what was seen is forgotten.
@@ -277,8 +289,6 @@ const BUCKET: Duration = Duration::from_secs(30);
 const BUCKETS: usize = 20;
 /// About a quarter of the counts are lower than the usual one.
 const LOWER: usize = 4;
-/// Standard deviations of the usual number that are taken for chance.
-const USUAL_SIGMAS: f64 = 3.0;
 /// Clients are being moved until so long after the last one was.
 const EPISODE_LINGER: Duration = Duration::from_secs(60);
 
@@ -320,12 +330,13 @@ impl Strangers {
         }
     }
 
-    /// One of them, if there is one. `beyond_usual`: only of those that are more than usual, and than chance adds to that.
-    fn take(&mut self, now: Time, beyond_usual: bool) -> bool {
-        let usual = if beyond_usual { self.usual_per_second() } else { 0.0 };
+    /// One of those beyond the usual, if there is one. `sigmas`: standard deviations of the usual number that are taken
+    /// for chance.
+    fn take(&mut self, now: Time, sigmas: f64) -> bool {
+        let usual = self.usual_per_second();
         let Some(episode) = &mut self.episode else { return false };
         let expected = usual * now.since(episode.began).as_secs_f64();
-        let beyond = episode.arrived as f64 - expected - USUAL_SIGMAS * expected.sqrt();
+        let beyond = episode.arrived as f64 - expected - sigmas * expected.sqrt();
         let is_one = beyond >= (episode.taken + 1) as f64;
         episode.taken += u64::from(is_one);
         is_one
@@ -506,18 +517,16 @@ mod tests {
         let mut calm = Strangers::default();
         // Ten minutes at two a second.
         (0..1_200).for_each(|n| calm.arrive(Time::from_millis(n * 500)));
-        assert!(!calm.take(at(600), false), "nobody was moved");
+        assert!(!calm.take(at(600), 0.0), "nobody was moved");
         calm.depart(at(600));
-        let taken = |beyond_usual: bool, millis: u64| {
+        let taken = |sigmas: f64, millis: u64| {
             let mut strangers = calm.clone();
             (1..=30_000 / millis).for_each(|n| strangers.arrive(Time::from_millis(600_000 + n * millis)));
-            std::iter::repeat_with(|| strangers.take(at(630), beyond_usual))
-                .take_while(|is_one| *is_one)
-                .count()
+            std::iter::repeat_with(|| strangers.take(at(630), sigmas)).take_while(|is_one| *is_one).count()
         };
-        assert_eq!(taken(true, 500), 0, "as many as always");
-        assert!((30..50).contains(&taken(true, 250)), "with one replica one has to be sure");
-        assert_eq!(taken(false, 250), 120, "with several all count");
+        assert_eq!(taken(0.0, 500), 0, "as many as always");
+        assert_eq!(taken(0.0, 250), 60, "those beyond the usual 60");
+        assert!((30..50).contains(&taken(3.0, 250)), "with one replica one has to be sure");
     }
 
     #[test]
@@ -531,7 +540,7 @@ mod tests {
         }
         assert_eq!(strangers.usual_per_second(), 0.0);
         let taken =
-            std::iter::repeat_with(|| strangers.take(at(400), true)).take_while(|is_one| *is_one).count();
+            std::iter::repeat_with(|| strangers.take(at(400), 1.0)).take_while(|is_one| *is_one).count();
         assert_eq!(taken, 1_400, "they wait until somebody is away");
     }
 }
