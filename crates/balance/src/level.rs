@@ -23,8 +23,10 @@ use crate::{Move, MoveReason, Planner, Policy, Report, Trigger};
 /// How soon a plan looks again while the return guard or the bound of concurrent moves lets nothing more begin.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// After so many times the time that a plan should take, other replicas have ended theirs.
-const ALONE_AFTER: u32 = 2;
+/// Most moves of a plan that needs `moves` when it begins: sessions come and go meanwhile.
+const fn allowed(moves: u64) -> u64 {
+    moves + moves / 10 + 2
+}
 
 /// Levelling that is under way.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +39,9 @@ pub(crate) struct Run {
     pub(crate) next: Time,
     /// Nothing may begin before a move has ended or a client is back.
     pub(crate) starved: bool,
-    /// Other replicas that began at the same time have long ended by then.
-    pub(crate) alone_from: Time,
+    /// It ends when so many have been moved, level or not: a replica whose clients land at others that have ended before
+    /// would go on for long, for little.
+    pub(crate) moves_max: u64,
 }
 
 /// What is shared, and by how much weight.
@@ -154,8 +157,13 @@ impl Planner {
         if self.next_check <= now {
             self.next_check = now + self.settings.limits.interval;
             let trigger = std::mem::replace(&mut self.trigger, Trigger::Drift);
-            if self.run.is_none() && self.exceeds(self.shares()) {
-                self.start(now, trigger);
+            match self.run.map(|run| run.moved) {
+                None if self.exceeds(self.shares()) => self.start(now, trigger),
+                Some(moved) if trigger == Trigger::Endpoints => {
+                    let needed = self.needed(self.shares()).moves;
+                    self.run.iter_mut().for_each(|run| run.moves_max = moved + allowed(needed));
+                }
+                None | Some(_) => {}
             }
         }
         if self.run.is_some_and(|run| run.next <= now) {
@@ -168,9 +176,8 @@ impl Planner {
         let moves = self.needed(self.shares()).moves;
         // When endpoints have changed, all replicas have something to move; otherwise perhaps only this one.
         self.guard.set_alone(trigger != Trigger::Endpoints);
-        let expected = Duration::from_secs_f64((moves as f64 / self.rate()).min(86_400.0));
-        let alone_from = now + expected * ALONE_AFTER + WAIT;
-        self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false, alone_from });
+        let moves_max = allowed(moves);
+        self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false, moves_max });
         if moves > 0 {
             self.tell(Report::PlanStarted { trigger, moves });
         }
@@ -272,8 +279,8 @@ impl Planner {
     }
 
     fn plan_batch(&mut self, now: Time) {
-        if self.run.is_some_and(|run| run.alone_from <= now) {
-            self.guard.set_alone(true);
+        if self.run.is_some_and(|run| run.moved >= run.moves_max) {
+            return self.finish(now);
         }
         let shares = self.shares();
         let mut donors = self.donors(now, shares);

@@ -29,6 +29,8 @@ const SETTLE_TIMES_MAX: u32 = 12;
 const TRIED_MAX: usize = 15;
 /// Reports that wait to be told; older ones give way.
 const REPORTS_MAX: usize = 256;
+/// Of a plan that goes on after it ended because a donor had too few sessions that may move.
+const MOVES_MAX: u64 = 1_000_000;
 /// Doublings of the time for which an endpoint is left alone that has nothing to give.
 const HOLD_DOUBLINGS_MAX: u32 = 4;
 
@@ -458,7 +460,8 @@ impl Planner {
     /// Of the surplus moves that were asked for, these began; so many could not.
     fn note_surplus(&mut self, now: Time, began: u32, missing: u32) {
         // Levelling is not over: what was counted as on its way is still here, and another may give now.
-        let silent = Run { since: now, moved: 0, told: false, next: now, starved: false, alone_from: now };
+        let silent =
+            Run { since: now, moved: 0, told: false, next: now, starved: false, moves_max: MOVES_MAX };
         let run = match (&mut self.run, missing) {
             (Some(run), _) => run,
             (None, 0) => return,

@@ -221,7 +221,8 @@ impl ReturnGuard {
 
     /// There are other replicas: it was told so, or most that come are strangers.
     fn shares_clients(&self) -> bool {
-        self.replicas > 1 || self.by_strangers * 2 > self.returned
+        let own = self.returned - self.by_strangers.min(self.returned);
+        self.replicas > 1 || own > 0 && self.by_strangers > own
     }
 
     /// More are missing beside those that returned than `min_return_ratio` allows and chance explains.
