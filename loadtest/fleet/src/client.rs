@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use scenario::rng::Rng;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
@@ -17,7 +18,6 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::clients::Board;
 use crate::protocol::{ClientSession, Ending, Phase};
-use crate::rng::Rng;
 use crate::wire::{self, FromEndpoint};
 
 /// Longest wait for a connection with its 101.

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use scenario::Action;
+use scenario::series::{Change, State};
 
 use crate::child::{Child, Events, What, Who};
 use crate::protocol::{Answer, Order};
-use crate::scenario::Action;
-use crate::series::{Change, State};
 
 /// How long the list still shows a killed endpoint, about what Kubernetes takes.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);

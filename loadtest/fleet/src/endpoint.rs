@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
+use scenario::rng::Rng;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -20,7 +21,6 @@ use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use crate::protocol::{self, Answer, EndpointSession, Phase};
-use crate::rng::Rng;
 use crate::wire;
 
 /// How often the number of open sessions is told.

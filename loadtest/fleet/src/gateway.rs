@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::child::Child;
-use crate::summary::MoveClose;
+use crate::recording::MoveClose;
 
 /// Longest wait for the gateway to listen and be ready.
 const START_WITHIN: Duration = Duration::from_secs(15);

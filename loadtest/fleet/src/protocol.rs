@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 
+use scenario::reconnect::Reconnect;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::ranges::Ranges;
-use crate::reconnect::Reconnect;
 
 /// Records in one line, so that no line grows without bound.
 const RECORDS_PER_LINE: usize = 200;

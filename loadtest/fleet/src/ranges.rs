@@ -94,8 +94,9 @@ impl FromIterator<u64> for Ranges {
 mod tests {
     use std::collections::BTreeSet;
 
+    use scenario::rng::Rng;
+
     use super::*;
-    use crate::rng::Rng;
 
     fn drawn(seed: u64, count: usize) -> Vec<u64> {
         let mut rng = Rng::new(seed, 0);

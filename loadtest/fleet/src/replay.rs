@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use scenario::{Bounds, Report, Run, Scenario, Summary};
 
 use crate::gateway::{move_close, without_rebalance};
-use crate::report::{self, Report, Run};
+use crate::recording::summarise;
 use crate::run::{self, Setup, Target};
-use crate::scenario::Scenario;
-use crate::summary::{Summary, summarise};
 use crate::usage;
 
 /// Descriptors that a process needs beyond its sockets.
 const DESCRIPTORS_OWN: u64 = 200;
+
+/// What one machine can hold. Clients: two descriptors each would not fit a gateway's 20,000. Endpoints: each has a
+/// loopback address of its own, 127.0.0.11 and up.
+const BOUNDS: Bounds = Bounds { clients_max: 9_800, endpoints_max: 200 };
 
 /// What `fleet replay` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,7 +55,7 @@ pub struct Args {
 pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
     let path = args.scenario.display();
     let text = fs::read_to_string(&args.scenario).with_context(|| format!("cannot read {path}"))?;
-    let mut scenario = Scenario::parse(&text).map_err(|e| anyhow::anyhow!("{path}: {e}"))?;
+    let mut scenario = Scenario::parse(&text, BOUNDS).map_err(|e| anyhow::anyhow!("{path}: {e}"))?;
     scenario.seed = args.seed.unwrap_or(scenario.seed);
     check_descriptors(scenario.clients.count)?;
     let out = PathBuf::from("target/replay");
@@ -66,7 +69,7 @@ pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
         description: scenario.description.clone(),
         clients: scenario.clients.count,
         seed: scenario.seed,
-        machine: report::machine(),
+        machine: usage::machine(),
         verdicts: runs.first().map_or_else(Vec::new, |run| scenario.expect.judge(&run.summary)),
         runs,
     };
@@ -85,7 +88,7 @@ async fn one(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Run> {
         run::record(scenario, setup).await.with_context(|| format!("the run `{}` failed", setup.label))?;
     let close = move_close(&scenario.gateway);
     let summary: Summary = summarise(&recording, &close);
-    Ok(Run { summary, series: recording.series })
+    Ok(Run { summary, series: recording.timeline.series })
 }
 
 fn setups(args: &Args, scenario: &Scenario, out: &Path) -> anyhow::Result<Vec<Setup>> {
@@ -149,6 +152,20 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_scenario_of_the_repository_is_valid() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios");
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let scenario = Scenario::parse(&fs::read_to_string(&path).unwrap(), BOUNDS)
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(path.file_stem().unwrap().to_str(), Some(scenario.name.as_str()));
+            names.push(scenario.name);
+        }
+        assert!(names.len() >= 6, "{names:?}");
+    }
 
     #[test]
     fn a_target_is_a_plain_websocket_address() {

@@ -1,11 +1,14 @@
 //! One run of a scenario, from the first process to the last account: everything that happens becomes a recording.
 //!
-//! Nothing is computed here: see `summary`.
+//! Nothing is computed here: see `recording`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use scenario::series::Sample;
+use scenario::summary::words;
+use scenario::{Mark, Scenario, Timeline};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -15,9 +18,7 @@ use crate::demo::Demo;
 use crate::gateway::Gateway;
 use crate::progress::Progress;
 use crate::protocol::{Answer, ClientsPlan, ClientsSample, Order};
-use crate::scenario::Scenario;
-use crate::series::Sample;
-use crate::summary::{Mark, Recording, words};
+use crate::recording::Recording;
 use crate::usage;
 
 /// Longest wait for all endpoints to listen.
@@ -116,8 +117,11 @@ pub async fn record(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Record
         latest: ClientsSample::default(),
         clients_done: false,
         recording: Recording {
-            label: setup.label.clone(),
-            length_s: setup.length.as_secs_f64(),
+            timeline: Timeline {
+                label: setup.label.clone(),
+                length_s: setup.length.as_secs_f64(),
+                ..Timeline::default()
+            },
             verified: own_endpoints,
             ..Recording::default()
         },
@@ -199,7 +203,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.progress.say(&format!("          {t:5.1} s  {}", words(&action)));
-        self.recording.steps.push(Mark { t, action: action.clone() });
+        self.recording.timeline.steps.push(Mark { t, action: action.clone() });
         self.demo.act(now, &action, step.deadline)
     }
 
@@ -230,7 +234,7 @@ impl Run<'_> {
                 if !self.recording.verified {
                     self.demo.discover(t, sample.open.keys());
                 }
-                self.recording.series.samples.push(Sample { t, open: sample.open.clone() });
+                self.recording.timeline.series.samples.push(Sample { t, open: sample.open.clone() });
                 self.latest = sample;
             }
             Answer::ClientSessions(sessions) => self.recording.clients.extend(sessions),
@@ -264,7 +268,7 @@ impl Run<'_> {
         self.clients.order(&Order::Quiet).await;
         self.demo.order(&Order::Quiet).await;
         self.still().await?;
-        self.recording.series.changes = self.demo.changes.clone();
+        self.recording.timeline.series.changes = self.demo.changes.clone();
         self.recording.failed = self.latest.failed.clone();
         self.clients.order(&Order::Finish).await;
         self.accounts(|run| run.clients_done, "the clients'").await?;
@@ -272,8 +276,8 @@ impl Run<'_> {
         self.accounts(|run| run.demo.unfinished().is_empty(), "the endpoints'").await?;
         self.recording.killed = self.demo.killed.clone();
         let length = self.setup.length.as_secs_f64();
-        self.recording.series.samples.retain(|sample| sample.t <= length);
-        self.recording.series.changes.retain(|change| change.t <= length);
+        self.recording.timeline.series.samples.retain(|sample| sample.t <= length);
+        self.recording.timeline.series.changes.retain(|change| change.t <= length);
         let left = self.demo.left_open();
         if left > 0 {
             self.recording

@@ -1,4 +1,4 @@
-//! What a process costs, read from `/proc`: CPU time, memory, descriptors.
+//! What a process costs, read from `/proc`: CPU time, memory, descriptors; and where it runs.
 //!
 //! User memory and CPU only; socket buffers are the kernel's and belong to no process.
 
@@ -52,6 +52,13 @@ pub fn raise_descriptors() -> u64 {
     // Where raising is refused, the old limit holds and is what the caller has to live with.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The machine in one line.
+pub fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{cpus} CPUs, Linux {}", kernel.trim())
 }
 
 fn kib(text: &str, key: &str) -> u64 {

@@ -89,13 +89,6 @@ impl Report {
     }
 }
 
-/// The machine in one line.
-pub fn machine() -> String {
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{cpus} CPUs, Linux {}", kernel.trim())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

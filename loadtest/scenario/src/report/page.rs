@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use crate::accounting::Direction;
+use crate::messages::Direction;
 use crate::report::chart::{self, Frame};
 use crate::report::rows::rows;
 use crate::report::{Report, Run};
