@@ -67,6 +67,7 @@ pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
     let report = Report {
         name: scenario.name.clone(),
         description: scenario.description.clone(),
+        program: "fleet, with real clients".into(),
         clients: scenario.clients.count,
         seed: scenario.seed,
         machine: usage::machine(),

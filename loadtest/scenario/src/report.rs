@@ -1,4 +1,4 @@
-//! The outcome of a replay in three forms: a table for the terminal, JSON for programs, a page for people.
+//! The outcome of a scenario in three forms: a table for the terminal, JSON for programs, a page for people.
 
 mod chart;
 mod page;
@@ -12,20 +12,22 @@ use crate::expect::Verdict;
 use crate::series::Series;
 use crate::summary::Summary;
 
-/// Everything about a replay that is worth keeping.
+/// Everything about it that is worth keeping.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     /// The scenario's name.
     pub name: String,
     /// Its description.
     pub description: String,
+    /// Who played it and how: `fleet, with real clients`.
+    pub program: String,
     /// Clients.
     pub clients: u32,
     /// Seed that was used.
     pub seed: u64,
-    /// Where it ran: CPUs and kernel.
+    /// Where it ran, in one line.
     pub machine: String,
-    /// evenkeel first, then the baseline if there is one.
+    /// The run that is judged first, then the one to compare with, if any.
     pub runs: Vec<Run>,
     /// What the scenario demands of the first run.
     pub verdicts: Vec<Verdict>,
@@ -122,6 +124,7 @@ mod tests {
     fn report() -> Report {
         Report {
             name: "tiny".into(),
+            program: "a <test>".into(),
             description: "A <b>test</b> & more.".into(),
             clients: 100,
             seed: 1,
@@ -154,6 +157,7 @@ mod tests {
         let page = report().html();
         assert!(page.contains("A &lt;b&gt;test&lt;/b&gt; &amp; more."));
         assert!(page.contains("scale to &lt;2&gt;"));
+        assert!(page.contains("a &lt;test&gt;"));
         assert!(!page.contains("scale to <2>"));
     }
 

@@ -18,8 +18,9 @@ pub fn render(report: &Report) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>{name} - evenkeel replay</title><style>{STYLE}</style></head><body><main>",
+         <title>{name} - {program}</title><style>{STYLE}</style></head><body><main>",
         name = escape(&report.name),
+        program = escape(&report.program),
     );
     header(&mut page, report);
     tiles(&mut page, &report.runs);
@@ -28,8 +29,9 @@ pub fn render(report: &Report) -> String {
     verdicts(&mut page, report);
     let _ = write!(
         page,
-        "<footer>{} clients, seed {}, {}. Level: nobody on an endpoint that is leaving, and max/mean at most {:.2} over \
+        "<footer>Played by {}: {} clients, seed {}, {}. Level: nobody on an endpoint that is leaving, and max/mean at most {:.2} over \
          the ready ones. Fewest moves: N - N x old/new for added endpoints, and every session of a drained one.</footer>",
+        escape(&report.program),
         report.clients,
         report.seed,
         escape(&report.machine),
@@ -81,7 +83,10 @@ fn tiles(page: &mut String, runs: &[Run]) {
         Some(seconds) => format!("{seconds:.1} s"),
         None => "never".into(),
     };
-    let fate = |d: &Direction| format!("{} of {}", d.lost + d.duplicated, d.sent);
+    let fate = |d: &Direction| match first.verified {
+        true => format!("{} of {}", d.lost + d.duplicated, d.sent),
+        false => "not measured".into(),
+    };
     let (up, down) = (&first.messages.to_endpoint, &first.messages.to_client);
     let tiles = [
         (
@@ -161,7 +166,8 @@ fn table(page: &mut String, runs: &[Run]) {
 fn verdicts(page: &mut String, report: &Report) {
     let faults =
         report.runs.iter().flat_map(|run| run.summary.faults.iter().map(|f| (&run.summary.label, f)));
-    page.push_str("<section><h2>Expected of evenkeel</h2><ul class=\"verdicts\">");
+    let judged = report.runs.first().map_or("", |run| run.summary.label.as_str());
+    let _ = write!(page, "<section><h2>Expected of {}</h2><ul class=\"verdicts\">", escape(judged));
     for verdict in &report.verdicts {
         let (class, mark) = if verdict.met { ("good", "met") } else { ("bad", "missed") };
         let _ = write!(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::messages::Messages;
 use crate::report::Run;
 use crate::summary::{Cost, Summary};
 
@@ -13,15 +14,9 @@ pub struct Row {
     pub cells: Vec<String>,
 }
 
-/// All rows.
+/// All rows. Messages and costs only where some run has measured them.
 pub fn rows(runs: &[Run]) -> Vec<Row> {
-    let row = |label: &str, cell: &dyn Fn(&Summary) -> String| Row {
-        label: label.to_owned(),
-        cells: runs.iter().map(|run| cell(&run.summary)).collect(),
-    };
-    let cost = |label, cell: &dyn Fn(&Cost) -> String| {
-        row(label, &|run| run.gateway.as_ref().map_or_else(dash, cell))
-    };
+    let row = |label, cell: &dyn Fn(&Summary) -> String| row(runs, label, cell);
     let mut rows = vec![
         row("clients connected at the end", &|run| run.connected.to_string()),
         row("sessions by endpoint at the end", &|run| counts(&run.sessions_end)),
@@ -37,6 +32,26 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
         row("ends that were not clean", &|run| run.unclean_ends.to_string()),
         row("failed connection attempts", &|run| run.connections_failed.values().sum::<u64>().to_string()),
         row("reconnect p50 / p99, ms", &reconnect),
+    ];
+    let counted_messages = |run: &Run| run.summary.verified || run.summary.messages != Messages::default();
+    if runs.iter().any(counted_messages) {
+        rows.extend(message_rows(runs));
+    }
+    if runs.iter().any(|run| run.summary.gateway.is_some()) {
+        rows.extend(cost_rows(runs));
+    }
+    rows.extend(counted(runs, "ends seen by clients: ", |run| &run.ends));
+    rows.extend(counted(runs, "failed: ", |run| &run.connections_failed));
+    rows
+}
+
+fn row(runs: &[Run], label: &str, cell: impl Fn(&Summary) -> String) -> Row {
+    Row { label: label.to_owned(), cells: runs.iter().map(|run| cell(&run.summary)).collect() }
+}
+
+fn message_rows(runs: &[Run]) -> Vec<Row> {
+    let row = |label, cell: &dyn Fn(&Summary) -> String| row(runs, label, cell);
+    vec![
         row("client to endpoint: sent / received", &|run| {
             format!("{} / {}", run.messages.to_endpoint.sent, run.messages.to_endpoint.received)
         }),
@@ -50,6 +65,14 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
         row("endpoint to client: lost / duplicated", &|run| {
             fates(run, run.messages.to_client.lost, run.messages.to_client.duplicated)
         }),
+    ]
+}
+
+fn cost_rows(runs: &[Run]) -> Vec<Row> {
+    let cost = |label, cell: &dyn Fn(&Cost) -> String| {
+        row(runs, label, |run| run.gateway.as_ref().map_or_else(dash, cell))
+    };
+    vec![
         cost("gateway CPU, s", &|cost| format!("{:.2}", cost.cpu_s)),
         cost("gateway RSS / PSS, MiB", &|cost| format!("{:.1} / {:.1}", cost.rss_mib, cost.pss_mib)),
         cost("gateway RSS idle / peak, MiB", &|cost| {
@@ -57,10 +80,7 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
         }),
         cost("gateway RSS by session, KiB", &|cost| format!("{:.2}", cost.rss_per_session_kib)),
         cost("gateway descriptors", &|cost| cost.descriptors.to_string()),
-    ];
-    rows.extend(counted(runs, "ends seen by clients: ", |run| &run.ends));
-    rows.extend(counted(runs, "failed: ", |run| &run.connections_failed));
-    rows
+    ]
 }
 
 /// A row for each kind that occurred in any run.
