@@ -4,18 +4,24 @@
 //! sessions the message could have travelled on. Towards the client, numbers count within a session. An endpoint that
 //! was killed took its account with it: what its sessions lost is told apart and blamed on nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use scenario::messages::{Direction, Messages};
 
 use crate::protocol::{ClientSession, EndpointSession};
 use crate::ranges::Ranges;
 
-/// Compares the accounts. `killed` are the names of endpoints whose account is missing.
+/// Whether the account of `session`'s endpoint is missing, because the endpoint was `killed` (when, by name, seconds since
+/// the first connection). Under the same name another may have been started since.
+pub fn on_killed(session: &ClientSession, killed: &BTreeMap<String, f64>) -> bool {
+    killed.get(&session.endpoint).is_some_and(|at| session.opened_s <= *at)
+}
+
+/// Compares the accounts. `killed`: see [`on_killed`].
 pub fn compare(
     clients: &[ClientSession],
     endpoints: &[EndpointSession],
-    killed: &BTreeSet<String>,
+    killed: &BTreeMap<String, f64>,
 ) -> Messages {
     Messages {
         to_endpoint: to_endpoint(clients, endpoints, killed),
@@ -39,7 +45,7 @@ pub fn by_echo(clients: &[ClientSession]) -> Messages {
 fn to_endpoint(
     clients: &[ClientSession],
     endpoints: &[EndpointSession],
-    killed: &BTreeSet<String>,
+    killed: &BTreeMap<String, f64>,
 ) -> Direction {
     let mut arrived: BTreeMap<u32, Ranges> = BTreeMap::new();
     let mut sum = Direction::default();
@@ -52,7 +58,7 @@ fn to_endpoint(
         let sent = session.sent.len();
         let missing = session.sent.missing_in(arrived.get(&session.client).unwrap_or(&none));
         sum.sent += sent;
-        if killed.contains(&session.endpoint) {
+        if on_killed(session, killed) {
             let unknown = missing.min(sent.saturating_sub(session.echoed));
             sum.lost_to_killed += unknown;
             sum.received += sent - unknown;
@@ -67,7 +73,7 @@ fn to_endpoint(
 fn to_client(
     clients: &[ClientSession],
     endpoints: &[EndpointSession],
-    killed: &BTreeSet<String>,
+    killed: &BTreeMap<String, f64>,
 ) -> Direction {
     let mut sent: BTreeMap<(u32, u32), u64> = BTreeMap::new();
     for session in endpoints {
@@ -81,7 +87,7 @@ fn to_client(
         match sent.remove(&(session.client, session.session)) {
             Some(sent) => sum.lost += sent.saturating_sub(received),
             // Without the endpoint's account, what arrived is all that is known to have been sent.
-            None if killed.contains(&session.endpoint) => sum.sent += received,
+            None if on_killed(session, killed) => sum.sent += received,
             None => {}
         }
     }
@@ -106,6 +112,7 @@ mod tests {
             repeated: 0,
             foreign: 0,
             ending: Ending::Own,
+            opened_s: 1.0,
             reconnect_ms: None,
         }
     }
@@ -114,15 +121,15 @@ mod tests {
         EndpointSession { client, session, sent, received: received.iter().copied().collect(), repeated: 0 }
     }
 
-    fn killed(name: &str) -> BTreeSet<String> {
-        [name.to_owned()].into()
+    fn killed(name: &str) -> BTreeMap<String, f64> {
+        [(name.to_owned(), 5.0)].into()
     }
 
     #[test]
     fn a_run_without_fault_loses_and_repeats_nothing() {
         let clients = [client(1, 0, "a", &[0, 1, 2], 5), client(1, 1, "b", &[3, 4], 2)];
         let endpoints = [endpoint(1, 1, &[3, 4], 2), endpoint(1, 0, &[0, 1, 2], 5)];
-        let sums = compare(&clients, &endpoints, &BTreeSet::new());
+        let sums = compare(&clients, &endpoints, &BTreeMap::new());
         let expected = Direction { sent: 5, received: 5, ..Direction::default() };
         assert_eq!(sums.to_endpoint, expected);
         assert_eq!(sums.to_client, Direction { sent: 7, received: 7, ..Direction::default() });
@@ -131,7 +138,7 @@ mod tests {
     #[test]
     fn a_lost_message_is_counted_in_its_own_direction() {
         let clients = [client(1, 0, "a", &[0, 1, 2], 4)];
-        let sums = compare(&clients, &[endpoint(1, 0, &[0, 2], 5)], &BTreeSet::new());
+        let sums = compare(&clients, &[endpoint(1, 0, &[0, 2], 5)], &BTreeMap::new());
         assert_eq!((sums.to_endpoint.lost, sums.to_endpoint.received), (1, 2));
         assert_eq!((sums.to_client.lost, sums.to_client.received), (1, 4));
     }
@@ -140,13 +147,13 @@ mod tests {
     fn a_message_that_reached_two_endpoints_is_a_duplicate() {
         let clients = [client(1, 0, "a", &[0, 1], 0), client(1, 1, "b", &[2], 0)];
         let endpoints = [endpoint(1, 0, &[0, 1], 0), endpoint(1, 1, &[1, 2], 0)];
-        let sums = compare(&clients, &endpoints, &BTreeSet::new());
+        let sums = compare(&clients, &endpoints, &BTreeMap::new());
         assert_eq!((sums.to_endpoint.lost, sums.to_endpoint.duplicated), (0, 1));
     }
 
     #[test]
     fn a_message_whose_sending_failed_may_arrive_and_is_neither_lost_nor_repeated() {
-        let sums = compare(&[client(1, 0, "a", &[0], 0)], &[endpoint(1, 0, &[0, 1], 0)], &BTreeSet::new());
+        let sums = compare(&[client(1, 0, "a", &[0], 0)], &[endpoint(1, 0, &[0, 1], 0)], &BTreeMap::new());
         assert_eq!(
             (sums.to_endpoint.lost, sums.to_endpoint.duplicated, sums.to_endpoint.received),
             (0, 0, 1)
@@ -156,7 +163,7 @@ mod tests {
     #[test]
     fn another_clients_message_of_the_same_number_is_no_excuse() {
         let clients = [client(1, 0, "a", &[0], 0), client(2, 0, "a", &[0], 0)];
-        let sums = compare(&clients, &[endpoint(1, 0, &[0], 0), endpoint(2, 0, &[], 0)], &BTreeSet::new());
+        let sums = compare(&clients, &[endpoint(1, 0, &[0], 0), endpoint(2, 0, &[], 0)], &BTreeMap::new());
         assert_eq!(sums.to_endpoint.lost, 1);
     }
 
@@ -170,8 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn the_sessions_of_a_revived_endpoint_have_an_account() {
+        let mut later = client(1, 1, "a", &[3, 4], 0);
+        later.opened_s = 7.0;
+        let sums = compare(&[client(1, 0, "a", &[0], 0), later], &[endpoint(1, 1, &[3], 0)], &killed("a"));
+        assert_eq!((sums.to_endpoint.lost, sums.to_endpoint.lost_to_killed), (1, 1));
+    }
+
+    #[test]
     fn an_endpoints_session_that_no_client_knows_is_a_loss() {
-        let sums = compare(&[], &[endpoint(1, 0, &[], 4)], &BTreeSet::new());
+        let sums = compare(&[], &[endpoint(1, 0, &[], 4)], &BTreeMap::new());
         assert_eq!(sums.to_client.lost, 4);
     }
 }

@@ -123,6 +123,7 @@ impl Client {
             repeated: 0,
             foreign: 0,
             ending: Ending::Own,
+            opened_s: self.board.began.elapsed().as_secs_f64(),
             reconnect_ms: left.map(|left| left.elapsed().as_secs_f64() * 1000.0),
         };
         {

@@ -24,6 +24,8 @@ const FINISH_WITHIN: Duration = Duration::from_secs(15);
 pub struct Board {
     /// What they do.
     pub plan: ClientsPlan,
+    /// When the order to start came.
+    pub began: Instant,
     /// Their counts.
     pub sample: RefCell<ClientsSample>,
     /// Their sessions that ended.
@@ -56,7 +58,12 @@ pub async fn run() -> anyhow::Result<()> {
     let (phase, phases) = watch::channel(Phase::Run);
     tokio::task::spawn_local(protocol::follow(orders, phase));
     let sample = ClientsSample { away: plan.count, ..ClientsSample::default() };
-    let board = Rc::new(Board { plan, sample: RefCell::new(sample), records: RefCell::default() });
+    let board = Rc::new(Board {
+        plan,
+        began: Instant::now(),
+        sample: RefCell::new(sample),
+        records: RefCell::default(),
+    });
     let mut clients = start(&board, &phases);
     let mut every = tokio::time::interval(SAMPLE_EVERY);
     let mut phase = phases;
@@ -82,13 +89,12 @@ pub async fn run() -> anyhow::Result<()> {
 }
 
 fn start(board: &Rc<Board>, phases: &watch::Receiver<Phase>) -> JoinSet<()> {
-    let began = Instant::now();
     let mut clients = JoinSet::new();
     for number in 0..board.plan.count {
         let delay = Duration::from_secs_f64(f64::from(number) / board.plan.connect_per_second);
         let close_delay = CLOSE_SPREAD.mul_f64(f64::from(number) / f64::from(board.plan.count));
         let client = Client::new(number, board.clone(), phases.clone(), close_delay);
-        clients.spawn_local(client.live(began + delay));
+        clients.spawn_local(client.live(board.began + delay));
     }
     clients
 }

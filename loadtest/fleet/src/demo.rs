@@ -3,7 +3,7 @@
 //! The list is a file that the gateway watches, replaced as a whole. An endpoint's life is that of a Pod: it is
 //! listed as ready once it listens, as draining before it stops, and a killed one leaves the list 1 s late.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use scenario::Action;
 use scenario::series::{Change, State};
+use scenario::{Action, Flap, How};
 
 use crate::child::{Child, Events, What, Who};
 use crate::protocol::{Answer, Order};
@@ -36,8 +36,9 @@ pub struct Demo {
     pub began: Option<Instant>,
     /// Starts, drains and stops so far.
     pub changes: Vec<Change>,
-    /// Names that were killed.
-    pub killed: BTreeSet<String>,
+    /// Names that were killed, and when, seconds since the first connection.
+    pub killed: BTreeMap<String, f64>,
+    flaps: Vec<(Duration, Flap)>,
 }
 
 struct Endpoint {
@@ -46,14 +47,26 @@ struct Endpoint {
     address: Option<SocketAddr>,
     stage: Stage,
     open: u32,
+    /// Its process was seen to have ended.
+    ended: bool,
 }
 
 enum Stage {
     Starting,
     Ready,
-    Draining { since: Instant, deadline: Instant, successor: Option<String> },
-    Stopping { successor: Option<String> },
-    Killed { at: Instant },
+    /// Flapping, and not there at the moment.
+    Away(How),
+    Draining {
+        since: Instant,
+        deadline: Instant,
+        successor: Option<String>,
+    },
+    Stopping {
+        successor: Option<String>,
+    },
+    Killed {
+        at: Instant,
+    },
     Gone,
 }
 
@@ -70,7 +83,8 @@ impl Demo {
             addresses: 0,
             began: None,
             changes: Vec::new(),
-            killed: BTreeSet::new(),
+            killed: BTreeMap::new(),
+            flaps: Vec::new(),
         }
     }
 
@@ -118,10 +132,18 @@ impl Demo {
                 endpoint.child.kill();
                 endpoint.stage = Stage::Killed { at: now };
                 endpoint.open = 0;
-                self.killed.insert(name.clone());
+                self.killed.insert(name.clone(), self.since_began(now).as_secs_f64());
                 self.note(now, name, State::Gone);
             }
+            Action::Revive(name) => self.revive(name)?,
+            Action::Flap(flap) => {
+                self.ready(&flap.endpoint)?;
+                self.flaps.push((self.since_began(now), flap.clone()));
+                self.flap(now);
+            }
             Action::Restart(name) => self.drain(now, name, deadline, Some(successor(name)))?,
+            // Not about endpoints.
+            Action::Pause | Action::Resume => {}
         }
         self.write_list()
     }
@@ -152,12 +174,12 @@ impl Demo {
         }
     }
 
-    /// Whatever time brings: drained endpoints are stopped, killed ones leave the list.
+    /// Whatever time brings: drained endpoints are stopped, killed ones leave the list, flapping ones come and go.
     ///
     /// # Errors
     /// When the list cannot be written.
     pub async fn tick(&mut self, now: Instant) -> anyhow::Result<()> {
-        let mut forgotten = false;
+        let mut changed = self.flap(now);
         for endpoint in self.endpoints.values_mut() {
             match &mut endpoint.stage {
                 Stage::Draining { since, deadline, successor } => {
@@ -168,18 +190,19 @@ impl Demo {
                         endpoint.child.order(&Order::Finish).await;
                     }
                 }
-                Stage::Killed { at } if now >= *at + FORGOTTEN_AFTER => {
+                Stage::Killed { at } if endpoint.ended && now >= *at + FORGOTTEN_AFTER => {
                     endpoint.stage = Stage::Gone;
-                    forgotten = true;
+                    changed = true;
                 }
                 Stage::Starting
                 | Stage::Ready
+                | Stage::Away(_)
                 | Stage::Stopping { .. }
                 | Stage::Killed { .. }
                 | Stage::Gone => {}
             }
         }
-        if forgotten { self.write_list() } else { Ok(()) }
+        if changed { self.write_list() } else { Ok(()) }
     }
 
     /// Whether `name` takes new sessions.
@@ -232,7 +255,8 @@ impl Demo {
         }
         let log = self.folder.join(format!("{name}.log"));
         let child = Child::spawn(Who::Endpoint(name.into()), &args, &self.events, log)?;
-        let endpoint = Endpoint { child, number, address: None, stage: Stage::Starting, open: 0 };
+        let endpoint =
+            Endpoint { child, number, address: None, stage: Stage::Starting, open: 0, ended: false };
         self.endpoints.insert(name.into(), endpoint);
         Ok(())
     }
@@ -242,6 +266,7 @@ impl Demo {
             return Ok(());
         };
         let number = endpoint.number;
+        endpoint.ended = true;
         match &mut endpoint.stage {
             Stage::Stopping { successor } => {
                 let successor = successor.take();
@@ -253,10 +278,47 @@ impl Demo {
                 self.write_list()
             }
             Stage::Killed { .. } | Stage::Gone => Ok(()),
-            Stage::Starting | Stage::Ready | Stage::Draining { .. } => {
+            Stage::Starting | Stage::Ready | Stage::Away(_) | Stage::Draining { .. } => {
                 bail!("endpoint {name} ended by itself; it said:\n{}", endpoint.child.last_words())
             }
         }
+    }
+
+    /// A killed endpoint again, under its old name and at another address.
+    fn revive(&mut self, name: &str) -> anyhow::Result<()> {
+        match self.endpoints.get(name) {
+            Some(endpoint) if self.killed.contains_key(name) && matches!(endpoint.stage, Stage::Gone) => {
+                let number = endpoint.number;
+                self.start_as(name, number)
+            }
+            Some(_) | None => bail!(
+                "a step revives endpoint {name}, which was not killed, or not yet {FORGOTTEN_AFTER:?} before, when it \
+                 is still in the list"
+            ),
+        }
+    }
+
+    /// Lets flapping endpoints come and go; whether the list has to change.
+    fn flap(&mut self, now: Instant) -> bool {
+        let t = self.since_began(now);
+        let mut turned = Vec::new();
+        for (at, flap) in &self.flaps {
+            let (name, how) = (&flap.endpoint, flap.how);
+            let Some(endpoint) = self.endpoints.get_mut(name) else { continue };
+            // Whatever another step has made of it meanwhile is no business of the flap.
+            let (stage, state) = match (&endpoint.stage, flap.present(*at, t), how) {
+                (Stage::Away(_), true, _) => (Stage::Ready, State::Ready),
+                (Stage::Ready, false, How::Drain) => (Stage::Away(how), State::Draining),
+                (Stage::Ready, false, How::Remove | How::Unready) => (Stage::Away(how), State::Unready),
+                _ => continue,
+            };
+            endpoint.stage = stage;
+            turned.push((name.clone(), state));
+        }
+        for (name, state) in &turned {
+            self.note(now, name, *state);
+        }
+        !turned.is_empty()
     }
 
     fn drain(
@@ -294,8 +356,12 @@ impl Demo {
     }
 
     fn note(&mut self, now: Instant, name: &str, state: State) {
-        let t = self.began.map_or(0.0, |began| now.saturating_duration_since(began).as_secs_f64());
+        let t = self.since_began(now).as_secs_f64();
         self.changes.push(Change { t, endpoint: name.into(), state });
+    }
+
+    fn since_began(&self, now: Instant) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
     }
 
     fn write_list(&self) -> anyhow::Result<()> {
@@ -303,8 +369,9 @@ impl Demo {
         for (name, endpoint) in &self.endpoints {
             let state = match endpoint.stage {
                 Stage::Ready | Stage::Killed { .. } => "ready",
-                Stage::Draining { .. } | Stage::Stopping { .. } => "draining",
-                Stage::Starting | Stage::Gone => continue,
+                Stage::Away(How::Unready) => "unready",
+                Stage::Draining { .. } | Stage::Stopping { .. } | Stage::Away(How::Drain) => "draining",
+                Stage::Starting | Stage::Gone | Stage::Away(How::Remove) => continue,
             };
             let Some(address) = endpoint.address else { continue };
             writeln!(text, "- {{address: \"{address}\", id: {name}, state: {state}}}")?;

@@ -1,7 +1,7 @@
 //! The gateway under test: its configuration, its process, its own view of itself.
 //!
 //! It runs as a child, so that descriptors, CPU time and memory are its own. What it is asked for is only what an
-//! operator would ask for: the address file, `/api/v1/status`, SIGTERM.
+//! operator would ask for: the address file, `/api/v1/status`, the commands beside it, SIGTERM.
 
 use std::ffi::OsString;
 use std::fs;
@@ -85,6 +85,15 @@ impl Gateway {
         status(self.admin).await
     }
 
+    /// An operator's command, `pause` or `resume`: `POST /api/v1/COMMAND`.
+    ///
+    /// # Errors
+    /// When it cannot be given or is refused.
+    pub async fn command(&self, command: &str) -> anyhow::Result<()> {
+        let answer = ask(self.admin, "POST", &format!("/api/v1/{command}")).await;
+        answer.map(|_| ()).with_context(|| format!("the gateway did not take the command {command}"))
+    }
+
     /// SIGTERM, and the end within the drain time.
     ///
     /// # Errors
@@ -100,7 +109,8 @@ impl Gateway {
     }
 }
 
-/// The pool's keys of the baseline: placement by `policy`, nothing moved for balance. Drains stay as they are.
+/// The pool's keys of the baseline: placement by `policy`, nothing moved for balance. Drains and everything else, such as
+/// admission, stay as they are.
 pub fn without_rebalance(pool: &Map<String, Value>, policy: &str) -> Map<String, Value> {
     let mut pool = pool.clone();
     pool.insert("balance".into(), policy.into());
@@ -151,11 +161,17 @@ async fn listening(child: &mut Child, addresses: &Path) -> anyhow::Result<(Socke
     }
 }
 
-/// One request on a connection of its own; the admin port is on loopback and answers with a small body.
 async fn status(admin: SocketAddr) -> anyhow::Result<Value> {
+    ask(admin, "GET", "/api/v1/status").await
+}
+
+/// One request on a connection of its own; the admin port is on loopback and answers with a small body.
+async fn ask(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<Value> {
     let exchange = async {
         let mut socket = TcpStream::connect(admin).await?;
-        let request = format!("GET /api/v1/status HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {admin}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
         socket.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         socket.take(4 << 20).read_to_end(&mut answer).await?;
@@ -184,12 +200,29 @@ mod tests {
 
     #[test]
     fn the_baseline_changes_policy_and_rebalancing_and_nothing_else() {
-        let own = pool(r#"{"rebalance": {"min_age": "2s"}, "move": {"close": {"code": 4200}}}"#);
+        let own = pool(
+            r#"{"rebalance": {"min_age": "2s"}, "move": {"close": {"code": 4200}}, "admission": {"burst": 5},
+                "balance": "consistent_hash", "hash": {"query": "client"}}"#,
+        );
         let baseline = without_rebalance(&own, "random");
         assert_eq!(baseline["balance"], "random");
         assert_eq!(baseline["rebalance"], json!({"min_age": "2s", "enabled": false}));
-        assert_eq!(baseline["move"], own["move"]);
+        for kept in ["move", "admission", "hash"] {
+            assert_eq!(baseline[kept], own[kept]);
+        }
         assert_eq!(without_rebalance(&pool("{}"), "random")["rebalance"], json!({"enabled": false}));
+    }
+
+    #[test]
+    fn the_pools_keys_reach_the_gateway_as_they_are() {
+        let own = pool(
+            r#"{"placement": {"panic_threshold": 0.5}, "admission": {"sessions_per_second": 300}, "balance": "p2c",
+                "hash": {"query": "client"}, "tenant": {"header": "x"}, "websocket": {"message_bytes_max": 9}}"#,
+        );
+        let config = config_of(&own, Path::new("list.yaml"));
+        for (key, value) in &own {
+            assert_eq!(config["pools"]["demo"][key], *value, "{key}");
+        }
     }
 
     #[test]

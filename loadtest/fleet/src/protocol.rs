@@ -106,6 +106,8 @@ pub struct ClientSession {
     pub foreign: u64,
     /// How it ended.
     pub ending: Ending,
+    /// Seconds from the order to start to the 101.
+    pub opened_s: f64,
     /// Milliseconds from seeing the close of the session before to the 101 of this one.
     pub reconnect_ms: Option<f64>,
 }
@@ -247,6 +249,7 @@ mod tests {
             repeated: 0,
             foreign: 0,
             ending: Ending::Closed { code: 1012, reason: "rebalance".into() },
+            opened_s: 2.5,
             reconnect_ms: Some(1.5),
         };
         let answer = Answer::ClientSessions(vec![session]);

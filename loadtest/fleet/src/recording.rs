@@ -2,7 +2,7 @@
 //!
 //! What any run has over time is a [`Timeline`]; its arithmetic is in the crate `scenario`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use scenario::summary::{Cost, Summary, Timeline, Times};
 use serde_json::Value;
@@ -21,8 +21,8 @@ pub struct Recording {
     pub clients: Vec<ClientSession>,
     /// The endpoints' accounts.
     pub endpoints: Vec<EndpointSession>,
-    /// Endpoints without an account.
-    pub killed: BTreeSet<String>,
+    /// Endpoints that were killed, and when, seconds since the first connection: their accounts are missing.
+    pub killed: BTreeMap<String, f64>,
     /// Failed connection attempts by reason.
     pub failed: BTreeMap<String, u64>,
     /// False: the endpoints are not ours, so only their echoes witness what arrived.
@@ -46,13 +46,19 @@ pub struct MoveClose {
 
 /// The numbers of a recording.
 pub fn summarise(run: &Recording, close: &MoveClose) -> Summary {
-    let summary = Summary::of(&Timeline { moved: moved(run, close), ..run.timeline.clone() });
+    let summary = Summary::of(&Timeline {
+        moved: moved(run, close),
+        admitted: run.clients.iter().map(|session| session.opened_s).collect(),
+        ..run.timeline.clone()
+    });
     Summary {
         cut_at_deadline: cut_at_deadline(&run.clients),
         ends: ends(&run.clients),
         unclean_ends: unclean(run),
         reconnect: Times::of(run.clients.iter().filter_map(|session| session.reconnect_ms).collect()),
         connections_failed: run.failed.clone(),
+        refused: run.failed.get("HTTP 503").copied().unwrap_or(0),
+        guard_stops: run.status.as_ref().and_then(guard_stops),
         messages: if run.verified {
             accounting::compare(&run.clients, &run.endpoints, &run.killed)
         } else {
@@ -66,12 +72,20 @@ pub fn summarise(run: &Recording, close: &MoveClose) -> Summary {
     }
 }
 
+/// Stops of the return guard in all pools, as the gateway's own status has them.
+fn guard_stops(status: &Value) -> Option<u64> {
+    let pools = status.get("pools")?.as_object()?.values();
+    pools.map(|pool| pool.get("guard")?.get("stops")?.as_u64()).sum()
+}
+
 /// The clients that were moved, once for each move.
 fn moved(run: &Recording, close: &MoveClose) -> Vec<u32> {
     let moved = |session: &&ClientSession| match &session.ending {
         Ending::Closed { code, reason } => *code == close.code && *reason == close.reason,
         // Without a reason, the end of a killed endpoint's session looks the same.
-        Ending::ClosedBadly { code, .. } => *code == close.code && !run.killed.contains(&session.endpoint),
+        Ending::ClosedBadly { code, .. } => {
+            *code == close.code && !accounting::on_killed(session, &run.killed)
+        }
         Ending::Cut(_) | Ending::Protocol(_) | Ending::Own | Ending::OwnUnanswered(_) => false,
     };
     run.clients.iter().filter(moved).map(|session| session.client).collect()
@@ -92,7 +106,7 @@ fn cut_at_deadline(clients: &[ClientSession]) -> u64 {
 }
 
 fn unclean(run: &Recording) -> u64 {
-    let judged = run.clients.iter().filter(|session| !run.killed.contains(&session.endpoint));
+    let judged = run.clients.iter().filter(|session| !accounting::on_killed(session, &run.killed));
     judged.filter(|session| !session.ending.clean()).count() as u64
 }
 
@@ -124,6 +138,7 @@ mod tests {
             repeated: 0,
             foreign: 0,
             ending,
+            opened_s: 1.0,
             reconnect_ms: None,
         }
     }
@@ -147,12 +162,30 @@ mod tests {
                 session(4, "a", Ending::Cut("reset".into())),
                 session(5, "a", Ending::Own),
             ],
-            killed: ["dead".to_owned()].into(),
+            killed: [("dead".to_owned(), 5.0)].into(),
             ..Recording::default()
         };
         let summary = summarise(&run, &rebalance());
         assert_eq!((summary.moves, summary.moved_twice, summary.moves_of_a_client), (2, 1, 2));
         assert_eq!(summary.unclean_ends, 1);
         assert_eq!((summary.ends["1012 rebalance"], summary.ends["1012"]), (2, 1));
+    }
+
+    #[test]
+    fn the_guards_stops_are_read_from_the_gateways_status_or_not_known() {
+        let stops = |text: &str| guard_stops(&serde_json::from_str(text).unwrap());
+        assert_eq!(
+            stops(r#"{"pools": {"a": {"guard": {"stops": 2}}, "b": {"guard": {"stops": 1}}}}"#),
+            Some(3)
+        );
+        assert_eq!(stops(r#"{"pools": {"a": {"guard": {"stopped": true}}}}"#), None);
+        assert_eq!(stops("{}"), None);
+    }
+
+    #[test]
+    fn refusals_are_counted_among_the_failures_and_by_themselves() {
+        let failed = [("HTTP 503".to_owned(), 3), ("HTTP 502".to_owned(), 1)].into();
+        let summary = summarise(&Recording { failed, ..Recording::default() }, &rebalance());
+        assert_eq!((summary.refused, summary.connections_failed.len()), (3, 2));
     }
 }

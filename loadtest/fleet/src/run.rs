@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use scenario::series::Sample;
-use scenario::summary::words;
-use scenario::{Mark, Scenario, Timeline};
+use scenario::{Action, Mark, Scenario, Timeline};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -175,7 +174,7 @@ impl Run<'_> {
                 Some((who, what)) = self.events.recv() => self.handle(who, what)?,
                 _ = every.tick() => {
                     let now = Instant::now();
-                    self.step(now, &mut next_step)?;
+                    self.step(now, &mut next_step).await?;
                     self.demo.tick(now).await?;
                     self.show(now);
                     if let Some(death) = self.gateway.as_mut().and_then(Gateway::died) {
@@ -187,7 +186,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn step(&mut self, now: Instant, next: &mut usize) -> anyhow::Result<()> {
+    async fn step(&mut self, now: Instant, next: &mut usize) -> anyhow::Result<()> {
         let Some(step) = self.scenario.steps.get(*next) else {
             return Ok(());
         };
@@ -198,13 +197,23 @@ impl Run<'_> {
         let action = step.action().map_err(anyhow::Error::msg)?;
         let t = (now - self.began).as_secs_f64();
         if !self.recording.verified {
-            self.progress
-                .say(&format!("  {t:.1} s: {} is left out: the endpoints are not ours", words(&action)));
+            self.progress.say(&format!("  {t:.1} s: {} is left out: the endpoints are not ours", action));
             return Ok(());
         }
-        self.progress.say(&format!("          {t:5.1} s  {}", words(&action)));
+        self.progress.say(&format!("          {t:5.1} s  {}", action));
         self.recording.timeline.steps.push(Mark { t, action: action.clone() });
-        self.demo.act(now, &action, step.deadline)
+        let command = match action {
+            Action::Pause => "pause",
+            Action::Resume => "resume",
+            _ => return self.demo.act(now, &action, step.deadline),
+        };
+        match &self.gateway {
+            Some(gateway) => gateway.command(command).await,
+            None => {
+                self.progress.say(&format!("  {t:.1} s: {action} is left out: the gateway is not ours"));
+                Ok(())
+            }
+        }
     }
 
     fn handle(&mut self, who: Who, what: What) -> anyhow::Result<()> {

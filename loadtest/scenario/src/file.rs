@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::expect::Expect;
 use crate::reconnect::{Backoff, Kind, Reconnect};
+use crate::step::{Action, Step};
 
 /// What the program that plays a scenario can hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,9 +38,12 @@ pub struct Scenario {
     pub clients: Clients,
     /// Who serves.
     pub endpoints: Endpoints,
-    /// Keys of the gateway's pool, as they are: `rebalance`, `move`, `websocket`.
+    /// Keys of the gateway's pool, as they are: `rebalance`, `move`, `placement`, `admission`, `balance`, ...
     #[serde(default)]
     pub gateway: Map<String, Value>,
+    /// What only a simulator can do, as it is: the simulator judges it, and real sockets do without.
+    #[serde(default)]
+    pub sim: Map<String, Value>,
     /// What happens when, in order of time.
     #[serde(default)]
     pub steps: Vec<Step>,
@@ -104,39 +108,6 @@ pub struct Endpoints {
     pub count: u32,
 }
 
-/// One event; exactly one of the kinds is present.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    /// When, from the first connection.
-    #[serde(with = "units::duration")]
-    pub at: Duration,
-    /// Start endpoints, or drain and stop those with the highest numbers, until there are so many.
-    pub scale: Option<u32>,
-    /// Drain these and stop them.
-    pub drain: Option<Vec<String>>,
-    /// End this one without a word (SIGKILL); it leaves the list 1 s later.
-    pub kill: Option<String>,
-    /// Drain this one, stop it, start it again as `<name>-r2`.
-    pub restart: Option<String>,
-    /// With `scale` down, `drain` and `restart`: an endpoint that still has sessions is stopped then.
-    #[serde(default = "units::secs::<30>", with = "units::duration")]
-    pub deadline: Duration,
-}
-
-/// What a step does.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// See [`Step::scale`].
-    Scale(u32),
-    /// See [`Step::drain`].
-    Drain(Vec<String>),
-    /// See [`Step::kill`].
-    Kill(String),
-    /// See [`Step::restart`].
-    Restart(String),
-}
-
 /// The run to compare with.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -195,14 +166,24 @@ impl Scenario {
         let mut before = Duration::ZERO;
         for (index, step) in self.steps.iter().enumerate() {
             let key = format!("steps[{index}]");
-            if let Action::Scale(count) = step.action().map_err(|e| format!("{key} {e}"))? {
-                within(&format!("{key}.scale"), f64::from(count), 1.0, f64::from(bounds.endpoints_max))?;
-            }
+            let action = step.action().map_err(|e| format!("{key} {e}"))?;
             if step.at < before {
                 return Err(format!("{key}.at is earlier than the step before it; write steps in order"));
             }
             if step.at >= self.run_for {
                 return Err(format!("{key}.at is {:?}, but run_for is {:?}", step.at, self.run_for));
+            }
+            match action {
+                Action::Scale(count) => {
+                    within(&format!("{key}.scale"), f64::from(count), 1.0, f64::from(bounds.endpoints_max))?;
+                }
+                Action::Flap(flap) => flap.check(step.at, self.run_for).map_err(|e| format!("{key}.{e}"))?,
+                Action::Drain(_)
+                | Action::Kill(_)
+                | Action::Revive(_)
+                | Action::Restart(_)
+                | Action::Pause
+                | Action::Resume => {}
             }
             before = step.at;
         }
@@ -235,30 +216,8 @@ impl Clients {
             return Err(format!("clients.reconnect.max is {max:?}, expected at least first ({first:?})"));
         }
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-        Ok(Reconnect { kind, backoff: Backoff { first_ms: ms(first), factor, max_ms: ms(max), jitter } })
-    }
-}
-
-impl Step {
-    /// What it does.
-    ///
-    /// # Errors
-    /// When it names no kind, or more than one.
-    pub fn action(&self) -> Result<Action, String> {
-        let kinds = [
-            self.scale.map(Action::Scale),
-            self.drain.clone().map(Action::Drain),
-            self.kill.clone().map(Action::Kill),
-            self.restart.clone().map(Action::Restart),
-        ];
-        let mut found = kinds.into_iter().flatten();
-        match (found.next(), found.next()) {
-            (Some(action), None) => Ok(action),
-            (None, _) => Err("does nothing; expected one of scale, drain, kill, restart".into()),
-            (Some(_), Some(_)) => {
-                Err("does two things; expected exactly one of scale, drain, kill, restart".into())
-            }
-        }
+        let backoff = Backoff { first_ms: ms(first), factor, max_ms: ms(max), jitter };
+        Ok(Reconnect { kind, backoff })
     }
 }
 
@@ -317,12 +276,13 @@ run_for: 5s
     }
 
     #[test]
-    fn a_step_does_exactly_one_thing_in_its_turn() {
+    fn steps_stand_in_order_and_within_the_run() {
         assert!(refusal("steps: [{at: 1s}]\n").contains("steps[0] does nothing"));
-        assert!(refusal("steps: [{at: 1s, scale: 3, kill: demo-1}]\n").contains("two things"));
         assert!(refusal("steps: [{at: 2s, scale: 3}, {at: 1s, scale: 2}]\n").contains("steps[1].at"));
         assert!(refusal("steps: [{at: 9s, scale: 3}]\n").contains("run_for"));
         assert!(refusal("steps: [{at: 1s, scale: 0}]\n").contains("steps[0].scale is 0"));
+        let late = refusal("steps: [{at: 1s, flap: demo-1, every: 1s, until: 6s}]\n");
+        assert!(late.contains("steps[0].until is 6s, expected"), "{late}");
     }
 
     #[test]

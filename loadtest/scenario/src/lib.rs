@@ -12,9 +12,11 @@ pub mod reconnect;
 pub mod report;
 pub mod rng;
 pub mod series;
+mod step;
 pub mod summary;
 
 pub use expect::{Expect, Verdict};
-pub use file::{Action, Baseline, Bounds, Clients, Endpoints, ReconnectText, Scenario, Step};
+pub use file::{Baseline, Bounds, Clients, Endpoints, ReconnectText, Scenario};
 pub use report::{Report, Run};
+pub use step::{Action, Flap, How, Step};
 pub use summary::{Mark, Summary, Timeline};

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Level: no ready endpoint above the mean times this.
 pub const LEVEL: f64 = 1.10;
 
+/// Filled: at least this share of the mean.
+const FILLED: f64 = 0.9;
+
 /// Sessions by endpoint at one moment, as the clients see them.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Sample {
@@ -18,7 +21,7 @@ pub struct Sample {
     pub open: BTreeMap<String, u32>,
 }
 
-/// What the replay did to an endpoint.
+/// What was done to an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -26,6 +29,8 @@ pub enum State {
     Ready,
     /// In the list, to be emptied.
     Draining,
+    /// In no list, or listed as unready; it lives and has its sessions.
+    Unready,
     /// Stopped or killed.
     Gone,
 }
@@ -84,7 +89,7 @@ impl Series {
         for change in self.changes.iter().take_while(|change| change.t <= t) {
             match change.state {
                 State::Ready => ready.insert(change.endpoint.as_str()),
-                State::Draining | State::Gone => ready.remove(change.endpoint.as_str()),
+                State::Draining | State::Unready | State::Gone => ready.remove(change.endpoint.as_str()),
             };
         }
         ready
@@ -104,6 +109,25 @@ impl Series {
     /// Largest max/mean from `from` to `until`.
     pub fn imbalance_peak(&self, from: f64, until: f64) -> f64 {
         self.between(from, until).map(|s| s.imbalance(&self.ready_at(s.t))).fold(1.0, f64::max)
+    }
+
+    /// The same, but that an endpoint which became ready later than `from` is no yardstick until it is filled: the mean
+    /// is over those that were ready already or have held 90 % of the mean since they became ready. Were it counted
+    /// at once, every endpoint would seem overfull whenever an empty one appears.
+    pub fn imbalance_peak_filled(&self, from: f64, until: f64) -> f64 {
+        let mut filled = self.ready_before(from);
+        let mut peak = 1.0;
+        for sample in self.between(from, until) {
+            let ready = self.ready_at(sample.t);
+            filled.retain(|name| ready.contains(name));
+            let (_, mean) = sample.max_and_mean(&filled);
+            let open = |name: &&str| f64::from(sample.open.get(*name).copied().unwrap_or(0));
+            if mean > 0.0 {
+                peak = ready.iter().map(|name| open(name) / mean).fold(peak, f64::max);
+            }
+            filled.extend(ready.iter().filter(|name| open(name) >= FILLED * mean));
+        }
+        peak
     }
 
     /// Seconds after `from` from which on everything stays level until `until`, with at least `sessions_min` open;
@@ -219,6 +243,26 @@ mod tests {
         assert_eq!(series.level_after(8.0, 20.0, 2970), Some(4.0));
         series.samples.push(sample(14.0, &[("a", 3000)]));
         assert_eq!(series.level_after(8.0, 20.0, 2970), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_being_filled_makes_no_other_overfull() {
+        let mut series = scale_out();
+        assert!((series.imbalance_peak_filled(8.0, 20.0) - 1.0).abs() < 1e-9);
+        series.samples.push(sample(14.0, &[("a", 500), ("b", 500), ("c", 500), ("d", 750), ("e", 750)]));
+        let peak = series.imbalance_peak_filled(8.0, 20.0);
+        assert!((peak - 1.25).abs() < 1e-9, "filled in the sample before, so a mean of 600: {peak}");
+    }
+
+    #[test]
+    fn an_endpoint_that_left_is_no_yardstick_when_it_is_back() {
+        let mut series = scale_out();
+        series.changes.push(change(12.5, "c", State::Unready));
+        series.changes.push(change(13.5, "c", State::Ready));
+        series.samples.push(sample(14.0, &[("a", 1000), ("b", 1000)]));
+        assert!((series.imbalance_peak_filled(12.0, 13.5) - 1.04).abs() < 0.01);
+        assert_eq!(series.ready_at(13.0).len(), 4);
+        assert_eq!(series.ready_at(13.5).len(), 5);
     }
 
     #[test]

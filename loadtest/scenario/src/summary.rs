@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::file::Action;
 use crate::messages::Messages;
 use crate::series::{Fill, Series};
+use crate::step::Action;
 
 /// Share of the sessions before a step that must be open again before anything counts as level.
 const BACK: f64 = 0.99;
@@ -28,6 +28,8 @@ pub struct Timeline {
     pub steps: Vec<Mark>,
     /// Clients that were moved, once for each move.
     pub moved: Vec<u32>,
+    /// When sessions began, seconds since the first connection, in any order.
+    pub admitted: Vec<f64>,
 }
 
 /// A step that was taken.
@@ -52,6 +54,8 @@ pub struct Summary {
     pub imbalance_before: f64,
     /// Largest max/mean after the first step.
     pub imbalance_peak: f64,
+    /// The same, but that endpoints which became ready after it are no yardstick until they are filled.
+    pub imbalance_peak_filled: f64,
     /// Max/mean at the end.
     pub imbalance_end: f64,
     /// Sessions of the ready endpoints at the end, largest first.
@@ -80,6 +84,12 @@ pub struct Summary {
     pub reconnect: Option<Times>,
     /// Failed connection attempts by reason.
     pub connections_failed: BTreeMap<String, u64>,
+    /// Those of them that a 503 refused.
+    pub refused: u64,
+    /// Most sessions that began within any one second after the first step.
+    pub admitted_per_second: u64,
+    /// Times that the gateway's return guard stopped the moves; `None`: not known.
+    pub guard_stops: Option<u64>,
     /// By direction.
     pub messages: Messages,
     /// False: only echoes witness what arrived.
@@ -157,6 +167,8 @@ impl Summary {
             connected: last.map_or(0, |sample| sample.total()),
             imbalance_before: run.series.imbalance_before(first_step),
             imbalance_peak: run.series.imbalance_peak(first_step, end),
+            imbalance_peak_filled: run.series.imbalance_peak_filled(first_step, end),
+            admitted_per_second: most_in_a_second(&run.admitted, first_step, end),
             imbalance_end: run.series.imbalance_before(end),
             sessions_end,
             level_after_s: steps.last().and_then(|step| step.level_after_s),
@@ -183,29 +195,23 @@ impl Times {
     }
 }
 
-/// A step in words.
-pub fn words(action: &Action) -> String {
-    match action {
-        Action::Scale(count) => format!("scale to {count}"),
-        Action::Drain(names) => format!("drain {}", names.join(", ")),
-        Action::Kill(name) => format!("kill {name}"),
-        Action::Restart(name) => format!("restart {name}"),
-    }
-}
-
 fn steps(run: &Timeline) -> Vec<StepSummary> {
     let each = |(index, mark): (usize, &Mark)| {
         let next = run.steps.get(index + 1);
         let until = next.map_or(run.length_s, |next| next.t);
-        let fill = match (&mark.action, next.map(|next| &next.action)) {
-            (Action::Restart(_), Some(Action::Restart(_))) => Fill::ByNextStep,
-            (Action::Restart(_) | Action::Scale(_) | Action::Drain(_) | Action::Kill(_), _) => Fill::Count,
+        let floor = match (&mark.action, next.map(|next| &next.action)) {
+            // One that is there again in the end need not have lost anybody.
+            (Action::Flap(_), _) => 0.0,
+            (Action::Restart(_), Some(Action::Restart(_))) => {
+                run.series.floor(mark.t, until, Fill::ByNextStep)
+            }
+            _ => run.series.floor(mark.t, until, Fill::Count),
         };
         let before = run.series.before(mark.t).map_or(0, |sample| sample.total());
         StepSummary {
             t: mark.t,
-            what: words(&mark.action),
-            floor: run.series.floor(mark.t, until, fill),
+            what: mark.action.to_string(),
+            floor,
             level_after_s: run.series.level_after(mark.t, until, (f64::from(before) * BACK) as u32),
         }
     };
@@ -220,10 +226,28 @@ fn moves_by_client(moved: &[u32]) -> BTreeMap<u32, u64> {
     moves
 }
 
+/// The window slides: any second, not only those that begin on the full second.
+fn most_in_a_second(times: &[f64], from: f64, until: f64) -> u64 {
+    let mut times: Vec<f64> = times.iter().copied().filter(|t| (from..=until).contains(t)).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    let mut first = 0;
+    let mut most = 0;
+    for (last, t) in times.iter().enumerate() {
+        while times[first] <= t - 1.0 {
+            first += 1;
+        }
+        most = most.max(last + 1 - first);
+    }
+    most as u64
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::series::{Change, Sample, State};
+    use crate::step::{Flap, How};
 
     #[test]
     fn a_rolling_restart_counts_the_last_filling_only() {
@@ -261,5 +285,30 @@ mod tests {
         let times = Times::of((1..=100).map(f64::from).collect()).unwrap();
         assert_eq!((times.p50_ms, times.p99_ms, times.max_ms), (50.0, 99.0, 100.0));
         assert_eq!(Times::of(vec![7.0]).unwrap().p99_ms, 7.0);
+    }
+
+    #[test]
+    fn the_second_with_the_most_sessions_may_begin_anywhere() {
+        let times = [0.5, 9.0, 9.5, 9.9, 10.0, 10.2, 10.499, 10.6, 30.0];
+        assert_eq!(most_in_a_second(&times, 8.0, 20.0), 5);
+        assert_eq!(most_in_a_second(&times, 10.1, 20.0), 3);
+        assert_eq!(most_in_a_second(&[], 0.0, 20.0), 0);
+    }
+
+    #[test]
+    fn a_flap_forces_nobody_to_move() {
+        let at = |t: f64, state| Change { t, endpoint: "a".into(), state };
+        let (every, until) = (Duration::from_secs(1), Duration::from_secs(9));
+        let flap = Flap { endpoint: "a".into(), every, until, how: How::Drain };
+        let run = Timeline {
+            length_s: 10.0,
+            series: Series {
+                samples: vec![Sample { t: 1.0, open: [("a".into(), 50)].into() }],
+                changes: vec![at(0.0, State::Ready), at(5.0, State::Draining), at(6.0, State::Ready)],
+            },
+            steps: vec![Mark { t: 5.0, action: Action::Flap(flap) }],
+            ..Timeline::default()
+        };
+        assert_eq!(Summary::of(&run).moves_floor, 0.0);
     }
 }

@@ -22,6 +22,7 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
         row("sessions by endpoint at the end", &|run| counts(&run.sessions_end)),
         row("max/mean before the first step", &|run| format!("{:.2}", run.imbalance_before)),
         row("max/mean, worst after it", &|run| format!("{:.2}", run.imbalance_peak)),
+        row("  without endpoints being filled", &|run| format!("{:.2}", run.imbalance_peak_filled)),
         row("max/mean at the end", &|run| format!("{:.2}", run.imbalance_end)),
         row("level after the last step, s", &level),
         row("moves", &|run| run.moves.to_string()),
@@ -31,6 +32,13 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
         row("sessions cut by a drain deadline", &|run| run.cut_at_deadline.to_string()),
         row("ends that were not clean", &|run| run.unclean_ends.to_string()),
         row("failed connection attempts", &|run| run.connections_failed.values().sum::<u64>().to_string()),
+        row("  refused by a 503", &|run| run.refused.to_string()),
+        row("most sessions begun in a second, after the first step", &|run| {
+            run.admitted_per_second.to_string()
+        }),
+        row("times the return guard stopped the moves", &|run| {
+            run.guard_stops.map_or_else(dash, |stops| stops.to_string())
+        }),
         row("reconnect p50 / p99, ms", &reconnect),
     ];
     let counted_messages = |run: &Run| run.summary.verified || run.summary.messages != Messages::default();
