@@ -27,7 +27,24 @@ const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for the end of the stream after a Close frame.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// Longest Retry-After that is believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
 type Ws = WebSocketStream<TcpStream>;
+
+/// Why an attempt failed.
+struct Failure {
+    /// In words that are the same for all such attempts.
+    reason: String,
+    /// What the answer said about the next one.
+    retry_after: Option<Duration>,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, retry_after: None }
+    }
+}
 
 /// One of the clients.
 pub struct Client {
@@ -59,18 +76,27 @@ impl Client {
         self.ticks = self.message_ticks();
         let (mut attempt, mut left) = (0, None);
         loop {
+            let mut told = None;
             match timeout(CONNECT_WITHIN, self.connect()).await {
                 Ok(Ok((ws, endpoint))) => {
                     attempt = 0;
                     left = Some(self.stay(ws, endpoint, left).await);
                 }
-                Ok(Err(reason)) => self.failed(&reason),
+                Ok(Err(failure)) => {
+                    self.failed(&failure.reason);
+                    told = failure.retry_after;
+                }
                 Err(_) => self.failed("no answer within 15 s"),
             }
             if *self.phase.borrow() == Phase::Finish {
                 return;
             }
-            let Some(delay) = self.board.plan.reconnect.delay(attempt, &mut self.rng) else {
+            let (rule, rng) = (self.board.plan.reconnect, &mut self.rng);
+            let delay = match told {
+                Some(after) => rule.delay_after_refusal(attempt, after, rng),
+                None => rule.delay(attempt, rng),
+            };
+            let Some(delay) = delay else {
                 return;
             };
             attempt += 1;
@@ -92,9 +118,11 @@ impl Client {
         Board::count(&mut self.board.sample.borrow_mut().failed, reason);
     }
 
-    async fn connect(&mut self) -> Result<(Ws, String), String> {
+    async fn connect(&mut self) -> Result<(Ws, String), Failure> {
         let plan = &self.board.plan;
-        let socket = TcpStream::connect(&plan.address).await.map_err(|e| format!("connect: {}", e.kind()))?;
+        let socket = TcpStream::connect(&plan.address)
+            .await
+            .map_err(|e| Failure::from(format!("connect: {}", e.kind())))?;
         // Without it, small messages wait for the peer's delayed acknowledgement.
         let _ = socket.set_nodelay(true);
         let separator = if plan.path.contains('?') { '&' } else { '?' };
@@ -104,9 +132,12 @@ impl Client {
         let (ws, response) = client_async_with_config(url, socket, Some(wire::small_buffers()))
             .await
             .map_err(|e| match e {
-                Error::Http(response) => format!("HTTP {}", response.status().as_u16()),
-                Error::Io(e) => format!("handshake: {}", e.kind()),
-                other => format!("handshake: {other}"),
+                Error::Http(response) => Failure {
+                    reason: format!("HTTP {}", response.status().as_u16()),
+                    retry_after: retry_after(&response),
+                },
+                Error::Io(e) => format!("handshake: {}", e.kind()).into(),
+                other => format!("handshake: {other}").into(),
             })?;
         Ok((ws, endpoint_name(&response)))
     }
@@ -271,6 +302,15 @@ fn endpoint_name<T>(response: &http::Response<T>) -> String {
     name.unwrap_or("unnamed").to_owned()
 }
 
+/// Retry-After of a 503, in seconds. A date, which the header may also be, is not understood here.
+fn retry_after<T>(response: &http::Response<T>) -> Option<Duration> {
+    if response.status() != http::StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let seconds = response.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
 async fn tick(ticks: Option<&mut Interval>) {
     match ticks {
         Some(ticks) => {
@@ -288,4 +328,24 @@ async fn leave(phase: watch::Receiver<Phase>, delay: Duration) {
 async fn finish(mut phase: watch::Receiver<Phase>) {
     // The sender outlives the clients; were it gone, finishing would be right as well.
     let _ = phase.wait_for(|phase| *phase == Phase::Finish).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: u16, value: &str) -> Option<u64> {
+        let response =
+            http::Response::builder().status(status).header("Retry-After", value).body(()).unwrap();
+        retry_after(&response).map(|after| after.as_secs())
+    }
+
+    #[test]
+    fn only_a_503_with_seconds_tells_when_to_come_back() {
+        assert_eq!(told(503, "7"), Some(7));
+        assert_eq!(told(503, "99999999"), Some(3600));
+        assert_eq!(told(502, "7"), None);
+        assert_eq!(told(503, "-1"), None);
+        assert_eq!(told(503, "Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
 }

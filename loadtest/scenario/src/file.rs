@@ -79,6 +79,9 @@ pub struct Clients {
     /// How they come back.
     #[serde(default)]
     pub reconnect: ReconnectText,
+    /// After a 503 with Retry-After they wait that long at least. A library in a browser cannot see the header.
+    #[serde(default = "yes")]
+    pub honour_retry_after: bool,
 }
 
 /// `reconnect:` as it is written.
@@ -198,12 +201,13 @@ impl Clients {
     /// When numbers are given to a preset, or are out of bounds.
     pub fn reconnect(&self) -> Result<Reconnect, String> {
         let ReconnectText { kind, first, factor, max, jitter } = self.reconnect.clone();
+        let honour_retry_after = self.honour_retry_after;
         let own = first.is_some() || factor.is_some() || max.is_some() || jitter.is_some();
         if kind != Kind::Backoff {
             if own {
                 return Err("clients.reconnect has numbers of its own; they need `kind: backoff`".into());
             }
-            return Ok(Reconnect { kind, ..Reconnect::default() });
+            return Ok(Reconnect { kind, honour_retry_after, ..Reconnect::default() });
         }
         let Some(first) = first else {
             return Err("clients.reconnect.first is missing; `kind: backoff` needs it, for example 1s".into());
@@ -217,7 +221,7 @@ impl Clients {
         }
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
         let backoff = Backoff { first_ms: ms(first), factor, max_ms: ms(max), jitter };
-        Ok(Reconnect { kind, backoff })
+        Ok(Reconnect { kind, backoff, honour_retry_after })
     }
 }
 
@@ -226,6 +230,10 @@ fn within(key: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{key} is {value}, expected {least} to {most}"))
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn one() -> u64 {
@@ -264,7 +272,7 @@ run_for: 5s
         let scenario = parse(SMALL).unwrap();
         assert_eq!(scenario.clients.connect_per_second, 1000.0);
         assert_eq!(scenario.clients.message_every, None);
-        assert!(scenario.baseline.enabled);
+        assert!(scenario.baseline.enabled && scenario.clients.honour_retry_after);
         assert_eq!(scenario.clients.reconnect().unwrap().kind, Kind::Immediate);
     }
 

@@ -43,6 +43,8 @@ pub struct Reconnect {
     pub kind: Kind,
     /// The own numbers; meaningful with [`Kind::Backoff`] only.
     pub backoff: Backoff,
+    /// Whether a refusal's Retry-After is waited for.
+    pub honour_retry_after: bool,
 }
 
 /// Delays that grow by a factor.
@@ -57,6 +59,9 @@ pub struct Backoff {
     /// Share by which a delay varies either way, 0.0 to 1.0.
     pub jitter: f64,
 }
+
+/// Over which time clients spread that were told to come back in the same second.
+pub const RETRY_SPREAD: Duration = Duration::from_secs(1);
 
 const PHOENIX_MS: [f64; 9] = [10.0, 50.0, 100.0, 150.0, 200.0, 250.0, 500.0, 1000.0, 2000.0];
 
@@ -79,6 +84,21 @@ impl Reconnect {
         };
         Some(Duration::from_micros((ms * 1000.0) as u64))
     }
+
+    /// The delay after an answer that said Retry-After: the library's own or that time, whichever is longer, and up to
+    /// [`RETRY_SPREAD`] more, because the header knows whole seconds only and many were told the same one.
+    pub fn delay_after_refusal(
+        &self,
+        attempt: u32,
+        retry_after: Duration,
+        rng: &mut Rng,
+    ) -> Option<Duration> {
+        let own = self.delay(attempt, rng)?;
+        if !self.honour_retry_after {
+            return Some(own);
+        }
+        Some(own.max(retry_after) + RETRY_SPREAD.mul_f64(rng.unit()))
+    }
 }
 
 fn grown(first_ms: f64, factor: f64, times: u32) -> f64 {
@@ -98,7 +118,7 @@ mod tests {
         let backoff = Backoff { first_ms: 200.0, factor: 2.0, max_ms: 2_500.0, jitter: 0.0 };
         let mut rng = Rng::new(seed, 0);
         (0..12)
-            .filter_map(|n| Reconnect { kind, backoff }.delay(n, &mut rng))
+            .filter_map(|n| Reconnect { kind, backoff, honour_retry_after: true }.delay(n, &mut rng))
             .map(|d| d.as_millis() as u64)
             .collect()
     }
@@ -125,5 +145,26 @@ mod tests {
             assert_eq!(socket_io, delays(Kind::SocketIo, seed));
         }
         assert_ne!(delays(Kind::SocketIo, 1), delays(Kind::SocketIo, 2));
+    }
+
+    #[test]
+    fn a_refused_client_waits_as_long_as_it_was_told_and_spreads_within_a_second() {
+        let polite = Reconnect { kind: Kind::PartySocket, honour_retry_after: true, ..Reconnect::default() };
+        let wait = |rule: Reconnect, attempt, secs, seed| {
+            let after = Duration::from_secs(secs);
+            rule.delay_after_refusal(attempt, after, &mut Rng::new(seed, 0)).unwrap().as_millis()
+        };
+        for seed in 0..100 {
+            assert!((7_000..8_000).contains(&wait(polite, 1, 7, seed)), "seed {seed}");
+            assert!(
+                (10_000..11_000).contains(&wait(polite, 9, 2, seed)),
+                "its own 10 s are longer, seed {seed}"
+            );
+        }
+        assert_ne!(wait(polite, 1, 7, 1), wait(polite, 1, 7, 2));
+        let browser = Reconnect { honour_retry_after: false, ..polite };
+        assert_eq!(wait(browser, 1, 7, 1), 3_000);
+        let gone = Reconnect { kind: Kind::Never, ..polite };
+        assert_eq!(gone.delay_after_refusal(0, Duration::ZERO, &mut Rng::new(1, 0)), None);
     }
 }
