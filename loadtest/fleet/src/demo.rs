@@ -66,6 +66,7 @@ enum Stage {
     },
     Killed {
         at: Instant,
+        revive: bool,
     },
     Gone,
 }
@@ -130,7 +131,7 @@ impl Demo {
             Action::Kill(name) => {
                 let endpoint = self.ready(name)?;
                 endpoint.child.kill();
-                endpoint.stage = Stage::Killed { at: now };
+                endpoint.stage = Stage::Killed { at: now, revive: false };
                 endpoint.open = 0;
                 self.killed.insert(name.clone(), self.since_began(now).as_secs_f64());
                 self.note(now, name, State::Gone);
@@ -177,10 +178,11 @@ impl Demo {
     /// Whatever time brings: drained endpoints are stopped, killed ones leave the list, flapping ones come and go.
     ///
     /// # Errors
-    /// When the list cannot be written.
+    /// When the list cannot be written, or an endpoint not be started.
     pub async fn tick(&mut self, now: Instant) -> anyhow::Result<()> {
         let mut changed = self.flap(now);
-        for endpoint in self.endpoints.values_mut() {
+        let mut revived = Vec::new();
+        for (name, endpoint) in &mut self.endpoints {
             match &mut endpoint.stage {
                 Stage::Draining { since, deadline, successor } => {
                     let empty = endpoint.open == 0 && now >= *since + DRAIN_AT_LEAST;
@@ -190,7 +192,10 @@ impl Demo {
                         endpoint.child.order(&Order::Finish).await;
                     }
                 }
-                Stage::Killed { at } if endpoint.ended && now >= *at + FORGOTTEN_AFTER => {
+                Stage::Killed { at, revive } if endpoint.ended && now >= *at + FORGOTTEN_AFTER => {
+                    if *revive {
+                        revived.push((name.clone(), endpoint.number));
+                    }
                     endpoint.stage = Stage::Gone;
                     changed = true;
                 }
@@ -201,6 +206,9 @@ impl Demo {
                 | Stage::Killed { .. }
                 | Stage::Gone => {}
             }
+        }
+        for (name, number) in revived {
+            self.start_as(&name, number)?;
         }
         if changed { self.write_list() } else { Ok(()) }
     }
@@ -284,17 +292,21 @@ impl Demo {
         }
     }
 
-    /// A killed endpoint again, under its old name and at another address.
+    /// A killed endpoint again, under its old name and at another address; once it has left the list.
     fn revive(&mut self, name: &str) -> anyhow::Result<()> {
-        match self.endpoints.get(name) {
-            Some(endpoint) if self.killed.contains_key(name) && matches!(endpoint.stage, Stage::Gone) => {
-                let number = endpoint.number;
+        let killed = self.killed.contains_key(name);
+        match self.endpoints.get_mut(name) {
+            Some(Endpoint { stage: Stage::Killed { revive, .. }, .. }) => {
+                *revive = true;
+                Ok(())
+            }
+            Some(Endpoint { stage: Stage::Gone, number, .. }) if killed => {
+                let number = *number;
                 self.start_as(name, number)
             }
-            Some(_) | None => bail!(
-                "a step revives endpoint {name}, which was not killed, or not yet {FORGOTTEN_AFTER:?} before, when it \
-                 is still in the list"
-            ),
+            Some(_) | None => {
+                bail!("a step revives endpoint {name}, which is not dead then by a step `kill`")
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! `fleet replay`: scenario in, two runs, reports and a verdict out.
+//! `fleet replay`: scenarios in; two runs, reports and a verdict of each out.
 
 use std::fs;
 use std::io::Write;
@@ -23,8 +23,9 @@ const BOUNDS: Bounds = Bounds { clients_max: 9_800, endpoints_max: 200 };
 /// What `fleet replay` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Scenario file, see loadtest/README.md
-    pub scenario: PathBuf,
+    /// Scenario files, see loadtest/README.md; played one after the other
+    #[arg(required = true, value_name = "SCENARIO")]
+    pub scenarios: Vec<PathBuf>,
     /// Drive a gateway that runs elsewhere, ws://host:port/path; steps need --endpoints-file
     #[arg(long)]
     pub target: Option<String>,
@@ -48,21 +49,40 @@ pub struct Args {
     pub quiet: bool,
 }
 
-/// Replays; the exit code is 0 when every expectation is met, 1 when one is missed.
+/// Replays one scenario after the other; the exit code is 0 when every expectation of all of them is met, 1 when one is
+/// missed.
 ///
 /// # Errors
-/// When the scenario is invalid, or a run cannot be carried through.
+/// When a scenario is invalid, which is found before the first one runs, or a run cannot be carried through.
 pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
-    let path = args.scenario.display();
-    let text = fs::read_to_string(&args.scenario).with_context(|| format!("cannot read {path}"))?;
-    let mut scenario = Scenario::parse(&text, BOUNDS).map_err(|e| anyhow::anyhow!("{path}: {e}"))?;
-    scenario.seed = args.seed.unwrap_or(scenario.seed);
+    if args.scenarios.len() > 1 && (args.json.is_some() || args.html.is_some()) {
+        bail!("--json and --html name one file, but there are {} scenarios", args.scenarios.len());
+    }
+    let scenarios: Vec<Scenario> =
+        args.scenarios.iter().map(|path| read(path, args.seed)).collect::<Result<_, _>>()?;
+    let mut passed = true;
+    for scenario in &scenarios {
+        passed &= play(&args, scenario).await?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(path: &Path, seed: Option<u64>) -> anyhow::Result<Scenario> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let mut scenario = Scenario::parse(&text, BOUNDS).map_err(|e| anyhow::anyhow!("{shown}: {e}"))?;
+    scenario.seed = seed.unwrap_or(scenario.seed);
     check_descriptors(scenario.clients.count)?;
+    Ok(scenario)
+}
+
+/// All runs of a scenario and its reports; whether every expectation is met.
+async fn play(args: &Args, scenario: &Scenario) -> anyhow::Result<bool> {
     let out = PathBuf::from("target/replay");
-    let setups = setups(&args, &scenario, &out)?;
+    let setups = setups(args, scenario, &out)?;
     let mut runs = Vec::new();
     for setup in &setups {
-        runs.push(one(&scenario, setup).await?);
+        runs.push(one(scenario, setup).await?);
     }
     let report = Report {
         name: scenario.name.clone(),
@@ -74,14 +94,14 @@ pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
         verdicts: runs.first().map_or_else(Vec::new, |run| scenario.expect.judge(&run.summary)),
         runs,
     };
-    let json = args.json.unwrap_or_else(|| out.join(format!("{}.json", report.name)));
-    let html = args.html.unwrap_or_else(|| out.join(format!("{}.html", report.name)));
+    let json = args.json.clone().unwrap_or_else(|| out.join(format!("{}.json", report.name)));
+    let html = args.html.clone().unwrap_or_else(|| out.join(format!("{}.html", report.name)));
     write(&json, &report.json())?;
     write(&html, &report.html())?;
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(report.text().as_bytes())?;
     writeln!(stdout, "\n  {}\n  {}", json.display(), html.display())?;
-    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(report.passed())
 }
 
 async fn one(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Run> {

@@ -73,3 +73,37 @@ fn a_pool_that_the_gateway_refuses_is_told_in_the_gateways_words() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("rebalence"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn several_scenarios_are_read_before_the_first_one_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, wrong) = (folder.path().join("good.yaml"), folder.path().join("wrong.yaml"));
+    std::fs::write(&good, "name: good\nclients: {count: 3}\nendpoints: {count: 1}\nrun_for: 1s\n").unwrap();
+    std::fs::write(&wrong, "name: wrong\n").unwrap();
+    let output = replay(folder.path(), &good, &[wrong.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty() && text(&output.stderr).contains("wrong.yaml"));
+    let output = replay(folder.path(), &good, &[good.to_str().unwrap(), "--json", "one.json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("there are 2 scenarios"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_endpoint_that_flaps_and_one_that_dies_and_returns_are_seen_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/unsteady.yaml");
+    let output = replay(folder.path(), &scenario, &["--json", "result.json"]);
+    let table = text(&output.stdout);
+    assert!(output.status.success(), "{table}\n{}", text(&output.stderr));
+    let json = std::fs::read_to_string(folder.path().join("result.json")).unwrap();
+    let result: Value = serde_json::from_str(&json).unwrap();
+    let changes = result["runs"][0]["series"]["changes"].as_array().unwrap();
+    let states = |name: &str| -> Vec<&str> {
+        changes.iter().filter(|c| c["endpoint"] == name).map(|c| c["state"].as_str().unwrap()).collect()
+    };
+    assert_eq!(states("demo-1"), ["ready", "gone", "ready"], "{table}");
+    let flapping = states("demo-3");
+    // A machine that stands still may miss a turn; the first and the last are certain.
+    assert_eq!(flapping[..3], ["ready", "unready", "ready"], "{table}");
+    assert_eq!(flapping.last(), Some(&"ready"), "{table}");
+}
