@@ -16,6 +16,16 @@ fn replay(folder: &Path, scenario: &Path, more: &[&str]) -> Output {
         .expect("the program was built for this test")
 }
 
+/// Replays a scenario of this crate, which has to meet all of its expectations; answers the JSON report.
+fn passes(scenario: &str) -> Value {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join(scenario);
+    let output = replay(folder.path(), &scenario, &["--json", "result.json"]);
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    let json = std::fs::read_to_string(folder.path().join("result.json")).expect("the report was asked for");
+    serde_json::from_str(&json).expect("the report is JSON")
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -90,20 +100,24 @@ fn several_scenarios_are_read_before_the_first_one_runs() {
 
 #[test]
 fn an_endpoint_that_flaps_and_one_that_dies_and_returns_are_seen_as_that() {
-    let folder = tempfile::tempdir().unwrap();
-    let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/unsteady.yaml");
-    let output = replay(folder.path(), &scenario, &["--json", "result.json"]);
-    let table = text(&output.stdout);
-    assert!(output.status.success(), "{table}\n{}", text(&output.stderr));
-    let json = std::fs::read_to_string(folder.path().join("result.json")).unwrap();
-    let result: Value = serde_json::from_str(&json).unwrap();
+    let result = passes("tests/unsteady.yaml");
     let changes = result["runs"][0]["series"]["changes"].as_array().unwrap();
     let states = |name: &str| -> Vec<&str> {
         changes.iter().filter(|c| c["endpoint"] == name).map(|c| c["state"].as_str().unwrap()).collect()
     };
-    assert_eq!(states("demo-1"), ["ready", "gone", "ready"], "{table}");
+    assert_eq!(states("demo-1"), ["ready", "gone", "ready"], "{changes:?}");
     let flapping = states("demo-3");
     // A machine that stands still may miss a turn; the first and the last are certain.
-    assert_eq!(flapping[..3], ["ready", "unready", "ready"], "{table}");
-    assert_eq!(flapping.last(), Some(&"ready"), "{table}");
+    assert_eq!(flapping[..3], ["ready", "unready", "ready"], "{changes:?}");
+    assert_eq!(flapping.last(), Some(&"ready"), "{changes:?}");
+}
+
+#[test]
+fn clients_that_never_come_back_stop_the_moves_after_a_handful() {
+    passes("tests/tiny-never.yaml");
+}
+
+#[test]
+fn a_rush_is_let_in_at_the_configured_rate_and_everybody_gets_in() {
+    passes("tests/tiny-rush.yaml");
 }

@@ -86,7 +86,7 @@ pub struct Summary {
     pub connections_failed: BTreeMap<String, u64>,
     /// Those of them that a 503 refused.
     pub refused: u64,
-    /// Most sessions that began within any one second after the first step.
+    /// Most sessions that began within any one second after the first step; of the whole run when there is none.
     pub admitted_per_second: u64,
     /// Times that the gateway's return guard stopped the moves; `None`: not known.
     pub guard_stops: Option<u64>,
@@ -153,7 +153,9 @@ impl Summary {
         let end = run.length_s;
         let last = run.series.before(end);
         let ready = run.series.ready_at(end);
-        let first_step = run.steps.first().map_or(end, |mark| mark.t);
+        let first_step = run.steps.first().map(|mark| mark.t);
+        let rush = most_in_a_second(&run.admitted, first_step.unwrap_or(0.0), end);
+        let first_step = first_step.unwrap_or(end);
         let steps = steps(run);
         let floor = steps.iter().fold(0.0, |sum, step| sum + step.floor);
         let by_client = moves_by_client(&run.moved);
@@ -168,7 +170,7 @@ impl Summary {
             imbalance_before: run.series.imbalance_before(first_step),
             imbalance_peak: run.series.imbalance_peak(first_step, end),
             imbalance_peak_filled: run.series.imbalance_peak_filled(first_step, end),
-            admitted_per_second: most_in_a_second(&run.admitted, first_step, end),
+            admitted_per_second: rush,
             imbalance_end: run.series.imbalance_before(end),
             sessions_end,
             level_after_s: steps.last().and_then(|step| step.level_after_s),
