@@ -121,3 +121,16 @@ fn clients_that_never_come_back_stop_the_moves_after_a_handful() {
 fn a_rush_is_let_in_at_the_configured_rate_and_everybody_gets_in() {
     passes("tests/tiny-rush.yaml");
 }
+
+#[test]
+fn nothing_is_moved_between_an_operators_pause_and_resume() {
+    let result = passes("tests/tiny-pause.yaml");
+    let run = &result["runs"][0];
+    let steps = run["summary"]["steps"].as_array().unwrap();
+    assert_eq!(steps[2]["what"], "resume");
+    let resumed = steps[2]["t"].as_f64().unwrap();
+    let samples = run["series"]["samples"].as_array().unwrap();
+    let before = samples.iter().filter(|sample| sample["t"].as_f64().unwrap() < resumed);
+    let moved: u64 = before.map(|sample| sample["open"]["demo-3"].as_u64().unwrap_or(0)).sum();
+    assert_eq!(moved, 0, "{samples:?}");
+}
