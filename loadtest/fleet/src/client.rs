@@ -3,12 +3,14 @@
 //! A message counts as sent once it was written and flushed before the client saw a Close frame. Its number is
 //! never used again, so a message that arrives twice, or never, can be told for certain.
 
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use scenario::rng::Rng;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -120,7 +122,7 @@ impl Client {
 
     async fn connect(&mut self) -> Result<(Ws, String), Failure> {
         let plan = &self.board.plan;
-        let socket = TcpStream::connect(&plan.address)
+        let socket = dial(&plan.address, source(self.number, plan.addresses))
             .await
             .map_err(|e| Failure::from(format!("connect: {}", e.kind())))?;
         // Without it, small messages wait for the peer's delayed acknowledgement.
@@ -215,6 +217,23 @@ impl Client {
             }
         }
     }
+}
+
+/// The address of client `number` when they come from so many: 127.1.0.1 and up, all of which are loopback on Linux.
+/// `None`: the system picks.
+fn source(number: u32, addresses: u32) -> Option<Ipv4Addr> {
+    let base = u32::from(Ipv4Addr::new(127, 1, 0, 1));
+    (addresses > 1).then(|| Ipv4Addr::from(base + number % addresses))
+}
+
+async fn dial(address: &str, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let Some(source) = source else {
+        return TcpStream::connect(address).await;
+    };
+    let to = address.parse().map_err(io::Error::other)?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((source, 0)))?;
+    socket.connect(to).await
 }
 
 /// Sends one message. False: it failed, which is not yet the end, because what the peer said last (a Close frame,
@@ -338,6 +357,14 @@ mod tests {
         let response =
             http::Response::builder().status(status).header("Retry-After", value).body(()).unwrap();
         retry_after(&response).map(|after| after.as_secs())
+    }
+
+    #[test]
+    fn clients_take_turns_in_the_addresses_there_are() {
+        assert_eq!(source(7, 1), None);
+        assert_eq!(source(0, 3), Some(Ipv4Addr::new(127, 1, 0, 1)));
+        assert_eq!(source(5, 3), Some(Ipv4Addr::new(127, 1, 0, 3)));
+        assert_eq!(source(9_799, 9_800), Some(Ipv4Addr::new(127, 1, 38, 72)));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct ClientsPlan {
     pub path: String,
     /// How many clients.
     pub count: u32,
+    /// Loopback addresses that they come from, in turn; 1: the system picks.
+    pub addresses: u32,
     /// New connections a second while connecting.
     pub connect_per_second: f64,
     /// Milliseconds between two messages of a client; absent: they are silent.

@@ -155,6 +155,8 @@ impl Run<'_> {
             address,
             path,
             count: clients.count,
+            // Only loopback has addresses to spare.
+            addresses: if self.gateway.is_some() { clients.addresses } else { 1 },
             connect_per_second: clients.connect_per_second,
             message_every_ms: clients.message_every.map(|every| every.as_millis() as u64),
             message_bytes: clients.message_bytes,

@@ -76,6 +76,9 @@ pub struct Clients {
     /// Time between two messages that an endpoint sends by itself in a session. Default: it only answers.
     #[serde(default, with = "units::optional_duration")]
     pub push_every: Option<Duration>,
+    /// Addresses that they come from, in turn: as many as clients, and the gateway can tell all of them apart.
+    #[serde(default = "one_address")]
+    pub addresses: u32,
     /// How they come back.
     #[serde(default)]
     pub reconnect: ReconnectText,
@@ -148,6 +151,7 @@ impl Scenario {
         }
         within("clients.count", f64::from(self.clients.count), 1.0, f64::from(bounds.clients_max))?;
         within("clients.connect_per_second", self.clients.connect_per_second, 0.1, 100_000.0)?;
+        within("clients.addresses", f64::from(self.clients.addresses), 1.0, f64::from(bounds.clients_max))?;
         within("clients.message_bytes", self.clients.message_bytes as f64, 1.0, 1_048_576.0)?;
         within("endpoints.count", f64::from(self.endpoints.count), 1.0, f64::from(bounds.endpoints_max))?;
         for (key, every) in
@@ -240,6 +244,10 @@ fn one() -> u64 {
     1
 }
 
+fn one_address() -> u32 {
+    1
+}
+
 fn thousand() -> f64 {
     1000.0
 }
@@ -299,6 +307,8 @@ run_for: 5s
         assert!(parse(&text).unwrap_err().contains("expected 1 to 9800"));
         assert!(parse(&SMALL.replace("small", "../x")).unwrap_err().contains("name is"));
         assert!(parse(&SMALL.replace("5s", "5")).unwrap_err().contains("not a duration"));
+        let text = SMALL.replace("count: 10", "count: 10, addresses: 0");
+        assert!(parse(&text).unwrap_err().contains("clients.addresses is 0, expected 1"));
         assert!(refusal("gateway: {endpoints_file: x}\n").contains("names endpoints"));
     }
 
