@@ -17,6 +17,11 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 34.0;
 
+/// Rows of step labels above the chart.
+const LABEL_ROWS: usize = 2;
+/// About how wide a character of a label is.
+const LABEL_CHARACTER: f64 = 6.5;
+
 /// The axes, the same for charts that are compared.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Frame {
@@ -112,20 +117,31 @@ fn axes(svg: &mut String, frame: Frame) {
 }
 
 fn steps(svg: &mut String, run: &Run, frame: Frame) {
-    for (index, step) in run.summary.steps.iter().enumerate() {
+    // Where the last label of each row ends; a label that fits in no row is only the mark's title.
+    let mut ends = [f64::MIN; LABEL_ROWS];
+    for step in &run.summary.steps {
         let x = frame.x(step.t);
-        // Labels of many steps take turns in height; one in the right half ends at its mark.
-        let y = TOP - 8.0 - if index % 2 == 1 { 12.0 } else { 0.0 };
+        // A label in the right half ends at its mark.
         let (anchor, shift) = if x > WIDTH * 0.7 { ("end", 3.0) } else { ("start", -3.0) };
+        let width = step.what.chars().count() as f64 * LABEL_CHARACTER;
+        let begins = if anchor == "end" { x + shift - width } else { x + shift };
+        let row = ends.iter().position(|end| *end <= begins);
+        let y = TOP - 8.0 - 12.0 * row.unwrap_or(0) as f64;
+        let what = escape(&step.what);
         let _ = write!(
             svg,
-            "<line class=\"step\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{}\"/>\
-             <text class=\"steplabel\" x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
+            "<line class=\"step\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{}\"><title>{what}</title></line>",
             y + 3.0,
             HEIGHT - BOTTOM,
-            x + shift,
-            escape(&step.what),
         );
+        if let Some(row) = row {
+            ends[row] = begins + width;
+            let _ = write!(
+                svg,
+                "<text class=\"steplabel\" x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{what}</text>",
+                x + shift,
+            );
+        }
     }
 }
 
@@ -187,6 +203,7 @@ fn ceiling(value: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::series::Change;
+    use crate::summary::{StepSummary, Summary};
 
     #[test]
     fn axes_end_at_round_numbers_that_hold_everything() {
@@ -196,6 +213,18 @@ mod tests {
         assert_eq!(marks(1200.0), [0.0, 250.0, 500.0, 750.0, 1000.0]);
         assert_eq!(marks(3.0), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(marks(36.0), [0.0, 10.0, 20.0, 30.0]);
+    }
+
+    #[test]
+    fn labels_of_steps_that_are_close_do_not_lie_on_each_other() {
+        let step = |t, what: &str| StepSummary { t, what: what.into(), floor: 0.0, level_after_s: None };
+        let steps = vec![step(10.0, "scale to 5"), step(12.0, "flap demo-5"), step(14.0, "flap demo-2")];
+        let summary = Summary { length_s: 225.0, steps, ..Summary::default() };
+        let run = Run { summary, series: Series::default() };
+        let svg = svg(&run, Frame::of(std::slice::from_ref(&run)));
+        assert_eq!(svg.matches("<line class=\"step\"").count(), 3);
+        assert_eq!(svg.matches("class=\"steplabel\"").count(), 2);
+        assert!(svg.contains("<title>flap demo-2</title>"));
     }
 
     #[test]
