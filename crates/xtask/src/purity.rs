@@ -10,7 +10,7 @@ use crate::source::{Source, has_word};
 use crate::tree::{File, text_files};
 
 /// Crate -> our crates that it may be compiled with.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("ws", &[]),
     ("session", &["model", "ws"]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("evenkeel", &["admin", "config", "discovery", "gateway", "model"]),
     ("scenario", &["model"]),
     ("fleet", &["config", "evenkeel", "model", "scenario"]),
+    ("sim", &["balance", "config", "model", "scenario", "session", "ws"]),
     ("xtask", &[]),
 ];
 
