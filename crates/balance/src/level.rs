@@ -208,9 +208,11 @@ impl Planner {
             held as f64 > shares.target(slot.weight) * start
                 && held.saturating_sub(shares.floor(slot.weight)) >= min_surplus
         };
+        // With several replicas as many clients come as chance sends here: a lack of three standard deviations is no news.
+        let sigmas = if self.replicas > 1 { 3.0 } else { 0.0 };
         let is_below = |slot: &Slot| {
-            let held = u64::from(slot.held());
-            (held as f64) < shares.target(slot.weight) * (2.0 - start)
+            let (held, target) = (u64::from(slot.held()), shares.target(slot.weight));
+            (held as f64) < target * (2.0 - start) - sigmas * target.sqrt()
                 && shares.floor(slot.weight).saturating_sub(held) >= min_surplus
         };
         // Few pools are beyond the band at any time: only those are looked at closely.

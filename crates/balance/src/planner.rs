@@ -413,7 +413,8 @@ impl Planner {
         let soon = now + self.settings.limits.settle;
         let waiting = self.slots.iter().filter(|slot| slot.is_ready() && !slot.is_capacity);
         let last = waiting.map(|slot| slot.capacity_at).filter(|at| *at <= soon).max();
-        self.settle_until(now, last.unwrap_or(now));
+        let settles = self.settle.map(|settle| settle.until);
+        self.settle_until(now, last.max(settles).unwrap_or(now));
     }
 
     /// Endpoints have changed: nothing is planned before `until`, put off by each further change, but not for ever.

@@ -169,7 +169,11 @@ impl ReturnGuard {
     /// True when there were more strangers than usual: one of them stands for a client that is away.
     pub(crate) fn take_stranger(&mut self, now: Time) -> bool {
         // With one replica strangers are strangers unless they are clearly too many; clients may change their address.
-        self.strangers.take(now, if self.replicas > 1 { 1.0 } else { 3.0 })
+        if self.replicas > 1 {
+            self.strangers.take(now, 1.0, 1.0)
+        } else {
+            self.strangers.take(now, 1.25, 3.0)
+        }
     }
 
     /// How long somebody has to be away to be late: never longer than until it is given up.
@@ -232,6 +236,12 @@ impl ReturnGuard {
         let least = limits.min_return_ratio * self.expected_here() * all;
         if self.missing < MISSING_MIN || returned >= least {
             return false;
+        }
+        if self.returned == 0
+            && self.expected_here() >= MOVING_ALONG
+            && self.missing >= u64::from(limits.probe_moves)
+        {
+            return true;
         }
         // Chernoff's bounds. With one replica each client comes back or not; with several, those that land here are many
         // that could, of which each seldom does.
@@ -331,10 +341,10 @@ impl Strangers {
         }
     }
 
-    /// One of those beyond the usual, if there is one. `sigmas`: standard deviations of the usual number that are taken
-    /// for chance.
-    fn take(&mut self, now: Time, sigmas: f64) -> bool {
-        let usual = self.usual_per_second();
+    /// One of those beyond so many times the usual, if there is one. `sigmas`: standard deviations of that number that are
+    /// taken for chance.
+    fn take(&mut self, now: Time, times: f64, sigmas: f64) -> bool {
+        let usual = times * self.usual_per_second();
         let Some(episode) = &mut self.episode else { return false };
         let expected = usual * now.since(episode.began).as_secs_f64();
         let beyond = episode.arrived as f64 - expected - sigmas * expected.sqrt();
@@ -472,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn with_replicas_each_stops_after_a_score_of_which_nobody_came() {
+    fn with_replicas_each_stops_after_a_probe_of_which_nobody_came() {
         let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
         guard.restart(&limits, 10);
         let mut all = 0;
@@ -482,9 +492,9 @@ mod tests {
             guard.note_late(count);
             all += count;
         }
-        assert_eq!(all, 20);
+        assert_eq!(all, 16);
         guard.note_lost(1, &limits);
-        assert!(matches!(guard.judge(at(30), &limits), Some(Report::GuardStopped { judged: 20, .. })));
+        assert!(matches!(guard.judge(at(30), &limits), Some(Report::GuardStopped { judged: 16, .. })));
     }
 
     #[test]
@@ -518,12 +528,14 @@ mod tests {
         let mut calm = Strangers::default();
         // Ten minutes at two a second.
         (0..1_200).for_each(|n| calm.arrive(Time::from_millis(n * 500)));
-        assert!(!calm.take(at(600), 0.0), "nobody was moved");
+        assert!(!calm.take(at(600), 1.0, 0.0), "nobody was moved");
         calm.depart(at(600));
         let taken = |sigmas: f64, millis: u64| {
             let mut strangers = calm.clone();
             (1..=30_000 / millis).for_each(|n| strangers.arrive(Time::from_millis(600_000 + n * millis)));
-            std::iter::repeat_with(|| strangers.take(at(630), sigmas)).take_while(|is_one| *is_one).count()
+            std::iter::repeat_with(|| strangers.take(at(630), 1.0, sigmas))
+                .take_while(|is_one| *is_one)
+                .count()
         };
         assert_eq!(taken(0.0, 500), 0, "as many as always");
         assert_eq!(taken(0.0, 250), 60, "those beyond the usual 60");
@@ -541,7 +553,7 @@ mod tests {
         }
         assert_eq!(strangers.usual_per_second(), 0.0);
         let taken =
-            std::iter::repeat_with(|| strangers.take(at(400), 1.0)).take_while(|is_one| *is_one).count();
+            std::iter::repeat_with(|| strangers.take(at(400), 1.0, 1.0)).take_while(|is_one| *is_one).count();
         assert_eq!(taken, 1_400, "they wait until somebody is away");
     }
 }
