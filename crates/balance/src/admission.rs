@@ -14,7 +14,11 @@ use crate::random::Random;
 /// Nobody is told to come back sooner: less would not spread anything.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
-/// So long after somebody was refused there may be others waiting.
+/// It is crowded when so many are refused in a second, as a share of those that are let in,
+const CROWDED_SHARE: f64 = 0.5;
+/// and at least so many,
+const CROWDED_MIN: f64 = 5.0;
+/// and for so long after that.
 const CROWDED_FOR: Duration = Duration::from_secs(5);
 
 /// The gate of one pool at one replica.
@@ -23,14 +27,26 @@ pub(crate) struct Gate {
     bucket: Bucket,
     /// The next free place of the queue.
     next_turn: Time,
-    /// When somebody was last refused.
-    refused_at: Option<Time>,
+    /// The present second of refusals, how many there were in it, and when there were last many.
+    second_began: Time,
+    refused: u32,
+    crowded_at: Option<Time>,
 }
 
 impl Gate {
-    /// True while more come than are let in.
+    /// True while many more come than are let in.
     pub(crate) fn is_crowded(&self, now: Time) -> bool {
-        self.refused_at.is_some_and(|at| now.since(at) < CROWDED_FOR)
+        self.crowded_at.is_some_and(|at| now.since(at) < CROWDED_FOR)
+    }
+
+    fn note_refusal(&mut self, now: Time, rate: f64) {
+        if now.since(self.second_began) >= Duration::from_secs(1) {
+            (self.second_began, self.refused) = (now, 0);
+        }
+        self.refused += 1;
+        if f64::from(self.refused) >= (CROWDED_SHARE * rate).max(CROWDED_MIN) {
+            self.crowded_at = Some(now);
+        }
     }
 
     /// Lets one session in, or says when it should come back.
@@ -52,7 +68,7 @@ impl Gate {
             self.bucket.take(now, rate, 1);
             return Ok(());
         }
-        self.refused_at = Some(now);
+        self.note_refusal(now, rate);
         let turn =
             self.next_turn.max(now + RETRY_AFTER_MIN) + Duration::from_secs_f64((1.0 / rate).min(3_600.0));
         let longest = admission.retry_after_max.max(RETRY_AFTER_MIN);

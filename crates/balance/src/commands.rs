@@ -80,8 +80,9 @@ impl Planner {
         self.slots.update(now, index, |slot| {
             // A second order begins anew, with its own deadline.
             slot.ordered = within;
-            slot.drain_since = None;
-            if within.is_none() {
+            if within.is_some() {
+                slot.drain_since = None;
+            } else {
                 slot.forgive();
             }
             slot.settle_state(now, limits, &rules, false);

@@ -96,6 +96,8 @@ pub enum Ended {
     Moved,
     /// The same, after `handle_leaving` has told of it.
     Gone,
+    /// As [`Self::Gone`], but the client never answered our Close: it was not there, and nobody is to be expected back.
+    Unanswered,
     /// The move was given up; the session lives on where it is.
     MoveAborted,
     /// By itself, before its move had told the client anything. It is not expected back.

@@ -92,7 +92,7 @@ impl Planner {
         let known = self.known(sessions, &nothing);
         let shown = self.slots.iter().zip(&known).filter(|(slot, _)| !slot.is_ghost());
         let endpoints = shown.map(|(slot, known)| {
-            let target = if slot.is_ready() { shares.target(slot.weight) } else { 0.0 };
+            let target = if slot.is_up() { shares.target(slot.weight) } else { 0.0 };
             PlannedEndpoint {
                 id: slot.id.clone(),
                 state: slot.state,
@@ -134,7 +134,10 @@ impl Planner {
     /// Whole sessions above an endpoint's share.
     fn excess(&self, slot: &Slot, shares: Shares) -> u64 {
         match slot.state {
-            EndpointState::Ready => u64::from(slot.held()).saturating_sub(shares.ceil(slot.weight)),
+            EndpointState::Ready if slot.is_up() => {
+                u64::from(slot.held()).saturating_sub(shares.ceil(slot.weight))
+            }
+            EndpointState::Ready => 0,
             EndpointState::Unready => 0,
             EndpointState::Terminating => u64::from(slot.held()),
         }
@@ -150,7 +153,7 @@ impl Planner {
             }
         }
         let movable = |index: usize| u64::from(known[index].movable);
-        let needed = self.needed_among(shares, Slot::is_ready, movable);
+        let needed = self.needed_among(shares, Slot::is_up, movable);
         let sides = needed.sides;
         if self.settings.limits.enabled {
             for (place, count) in flow::cap(&sides, needed.gives, needed.moves) {

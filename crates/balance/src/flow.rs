@@ -20,6 +20,8 @@ pub(crate) struct Side {
     pub(crate) weight: f64,
     /// Most that it may give.
     pub(crate) most: u64,
+    /// Most that it may take.
+    pub(crate) room: u64,
 }
 
 impl Side {
@@ -31,7 +33,7 @@ impl Side {
 
     /// What it takes without going beyond `level`.
     fn take(&self, level: f64) -> u64 {
-        ((level * self.weight + EPSILON) as u64).saturating_sub(self.held)
+        ((level * self.weight + EPSILON) as u64).saturating_sub(self.held).min(self.room)
     }
 
     fn load(&self) -> f64 {
@@ -53,7 +55,7 @@ fn level(sides: &[Side], inbound: u64) -> f64 {
     if fits(top) {
         return lowest(top, fits);
     }
-    // What is on its way fills everybody beyond the fullest: nobody has anything to give.
+    // What is on its way fills everybody beyond the fullest, or there is no room: nobody has anything to give.
     top
 }
 
@@ -111,6 +113,7 @@ mod tests {
             held: *held,
             weight: f64::from(*weight),
             most: *held,
+            room: u64::MAX,
         };
         rows.iter().enumerate().map(side).collect()
     }
@@ -129,6 +132,15 @@ mod tests {
         assert_eq!(gives(&sides(&[(10, 1), (0, 1)]), 4), [(0, 3)]);
         assert_eq!(gives(&sides(&[(10, 1), (0, 1)]), 500), []);
         assert_eq!(gives(&[], 7), []);
+    }
+
+    #[test]
+    fn nothing_is_given_for_an_endpoint_that_has_no_room() {
+        let mut sides = sides(&[(100, 1), (80, 1), (0, 1)]);
+        sides[2].room = 0;
+        assert_eq!(gives(&sides, 0), [(0, 10)]);
+        sides[1].room = 0;
+        assert_eq!(gives(&sides, 0), []);
     }
 
     #[test]

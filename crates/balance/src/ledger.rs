@@ -24,6 +24,8 @@ pub(crate) struct Departure {
     pub(crate) moved_at: Time,
     /// How often it has been moved, this one included.
     pub(crate) moves: u32,
+    /// It has been let in past the others once already.
+    pub(crate) passed: bool,
 }
 
 /// Entries that have left the ledger without their client.
@@ -83,9 +85,29 @@ impl Ledger {
         Some(&departure.donor)
     }
 
+    /// Lets a client in that was moved: once for each of its departures.
+    pub(crate) fn pass(&mut self, client: ClientKey) -> bool {
+        let mut departures = self.entries.range_mut((client, 0)..=(client, u64::MAX));
+        departures.find(|(_, departure)| !departure.passed).is_some_and(|(_, departure)| {
+            departure.passed = true;
+            true
+        })
+    }
+
+    /// A departure that was none: the client was not there. The latest one of it is forgotten; `None` when it is settled
+    /// already, and otherwise whether it was late.
+    pub(crate) fn withdraw(&mut self, client: ClientKey) -> Option<bool> {
+        let key = *self.entries.range((client, 0)..=(client, u64::MAX)).next_back()?.0;
+        self.remove(key).map(|(_, was_late)| was_late)
+    }
+
     /// The oldest departure of this client, which is then settled, and whether it was late.
     pub(crate) fn take(&mut self, client: ClientKey) -> Option<(Departure, bool)> {
         let key = *self.entries.range((client, 0)..=(client, u64::MAX)).next()?.0;
+        self.remove(key)
+    }
+
+    fn remove(&mut self, key: (ClientKey, u64)) -> Option<(Departure, bool)> {
         self.order.remove(&key.1);
         let was_late = key.1 < self.late_below;
         self.late -= u64::from(was_late);
@@ -156,7 +178,7 @@ mod tests {
     use super::*;
 
     fn departure(donor: &str, millis: u64) -> Departure {
-        Departure { donor: donor.into(), moved_at: Time::from_millis(millis), moves: 1 }
+        Departure { donor: donor.into(), moved_at: Time::from_millis(millis), moves: 1, passed: false }
     }
 
     #[test]
@@ -211,6 +233,28 @@ mod tests {
         let expired = ledger.expire(Time::from_millis(90_000), Duration::from_secs(30));
         assert_eq!(expired, Expired { lost: 0, elsewhere: 2 });
         assert_eq!(ledger.away(), 0);
+    }
+
+    #[test]
+    fn each_departure_lets_its_client_in_once() {
+        let mut ledger = Ledger::default();
+        assert!(!ledger.pass(ClientKey(1)));
+        for n in 0..2 {
+            ledger.push(ClientKey(1), departure("a", n));
+        }
+        assert_eq!([(); 3].map(|()| ledger.pass(ClientKey(1))), [true, true, false]);
+        assert_eq!(ledger.away(), 2, "it is away until it is back");
+    }
+
+    #[test]
+    fn a_departure_that_was_none_is_forgotten() {
+        let mut ledger = Ledger::default();
+        for n in 0..2 {
+            ledger.push(ClientKey(1), departure("a", n));
+        }
+        ledger.mark_late(Time::from_millis(9_000), Duration::from_secs(2));
+        assert_eq!((ledger.withdraw(ClientKey(1)), ledger.withdraw(ClientKey(2))), (Some(true), None));
+        assert_eq!(ledger.take(ClientKey(1)).map(|(d, _)| d.moved_at), Some(Time::from_millis(0)));
     }
 
     #[test]

@@ -23,6 +23,9 @@ use crate::{Move, MoveReason, Planner, Policy, Report, Trigger};
 /// How soon a plan looks again while the return guard or the bound of concurrent moves lets nothing more begin.
 const WAIT: Duration = Duration::from_millis(250);
 
+/// A donor that had nothing to give so many times in a row is not waited for: the next check will ask it again.
+const MISSES_MAX: u32 = 6;
+
 /// Most moves of a plan that needs `moves` when it begins: sessions come and go meanwhile.
 const fn allowed(moves: u64) -> u64 {
     moves + moves / 10 + 2
@@ -42,6 +45,8 @@ pub(crate) struct Run {
     /// It ends when so many have been moved, level or not: a replica whose clients land at others that have ended before
     /// would go on for long, for little.
     pub(crate) moves_max: u64,
+    /// What set it off, and the moves that it needed then: told when the first of them begins.
+    pub(crate) planned: Option<(Trigger, u64)>,
 }
 
 /// What is shared, and by how much weight.
@@ -176,11 +181,9 @@ impl Planner {
         let moves = self.needed(self.shares()).moves;
         // When endpoints have changed, all replicas have something to move; otherwise perhaps only this one.
         self.guard.set_alone(trigger != Trigger::Endpoints);
-        let moves_max = allowed(moves);
-        self.run = Some(Run { since: now, moved: 0, told: moves > 0, next: now, starved: false, moves_max });
-        if moves > 0 {
-            self.tell(Report::PlanStarted { trigger, moves });
-        }
+        let (moves_max, planned) = (allowed(moves), Some((trigger, moves)));
+        self.run =
+            Some(Run { since: now, moved: 0, told: false, next: now, starved: false, moves_max, planned });
     }
 
     fn finish(&mut self, now: Time) {
@@ -200,7 +203,7 @@ impl Planner {
     }
 
     /// True when some endpoint is beyond the band in which nothing is done, on either side, and moves would help.
-    fn exceeds(&self, shares: Shares) -> bool {
+    pub(crate) fn exceeds(&self, shares: Shares) -> bool {
         let (start, _) = self.ratios();
         let min_surplus = u64::from(self.settings.limits.min_surplus);
         let is_above = |slot: &Slot| {
@@ -228,7 +231,7 @@ impl Planner {
     }
 
     fn needed(&self, shares: Shares) -> Needed {
-        self.needed_among(shares, |slot| slot.is_ready() && slot.is_capacity, |_| u64::MAX)
+        self.needed_among(shares, Slot::takes_part, |_| u64::MAX)
     }
 
     /// What it takes to bring every endpoint that takes part down to the stop ratio from above, or halfway into the band from
@@ -241,13 +244,15 @@ impl Planner {
         movable: impl Fn(usize) -> u64,
     ) -> Needed {
         let (start, stop) = self.ratios();
-        // Halfway into the band: arrivals fill the rest, and while the emptiest is clearly so, nobody lands on a donor.
-        let fill = 2.0 - f64::midpoint(start, stop);
+        // Halfway into the band; with several replicas, whose clients land by chance, only into it. Arrivals fill the rest, and
+        // while the emptiest is clearly so, nobody lands on a donor.
+        let fill = 2.0 - if self.replicas > 1 { start } else { f64::midpoint(start, stop) };
         let sharers = || self.slots.iter().enumerate().filter(|(_, slot)| takes_part(slot));
         let side = |(index, slot): (usize, &Slot)| {
             let held = u64::from(slot.held());
             let most = held.saturating_sub(shares.ceil(slot.weight)).min(movable(index));
-            Side { index, held, weight: f64::from(slot.weight.value()), most }
+            let (weight, room) = (f64::from(slot.weight.value()), slot.room(&self.slots.rules));
+            Side { index, held, weight, most, room }
         };
         let sides: Vec<Side> = sharers().map(side).collect();
         let gives = flow::gives(&sides, self.inbound());
@@ -261,7 +266,7 @@ impl Planner {
         let is_by_key = self.settings.policy == Policy::ConsistentHash;
         let lacks = |(_, slot): (usize, &Slot)| {
             let least = (shares.target(slot.weight) * fill) as u64;
-            least.saturating_sub(u64::from(slot.held()))
+            least.saturating_sub(u64::from(slot.held())).min(slot.room(&self.slots.rules))
         };
         let lacking: u64 = if is_by_key { 0 } else { sharers().map(lacks).sum() };
         let possible: u64 = gives.iter().map(|(_, count)| count).sum();
@@ -277,7 +282,7 @@ impl Planner {
 
     /// Those that take part in the shares.
     fn sharers(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_ready() && slot.is_capacity)
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.takes_part())
     }
 
     fn plan_batch(&mut self, now: Time) {
@@ -345,9 +350,9 @@ impl Planner {
     }
 
     /// Moves for balance or age that may begin now, as far as those under way and the clients that are away allow.
-    /// None while new sessions are held back: who is moved may have to queue with them, at another replica.
+    /// None while new sessions queue for admission: who is moved may have to queue with them, at another replica.
     pub(crate) fn may_begin(&self, now: Time) -> u64 {
-        if self.gate.is_crowded(now) {
+        if self.replicas > 1 && self.gate.is_crowded(now) {
             return 0;
         }
         let under_way = self.slots.totals().surplus_moves;
@@ -378,6 +383,9 @@ impl Planner {
         for (place, give) in gives {
             let Side { index, held, .. } = sides[place];
             let slot = self.slots.at(index);
+            if slot.misses > MISSES_MAX {
+                continue;
+            }
             if slot.hold_until > now {
                 let earlier = donors.held_back_until.map_or(slot.hold_until, |at| at.min(slot.hold_until));
                 donors.held_back_until = Some(earlier);

@@ -21,7 +21,7 @@ const OWNERS_ASKED_MAX: usize = 200;
 const GOLDEN: u64 = 0x9E37_79B9;
 
 /// What a turn of round robin costs at weight 1.
-const STRIDE: u64 = 1 << 40;
+const STRIDE: u64 = 1 << 24;
 
 /// What a turn of round robin costs.
 fn stride(slot: &Slot) -> u64 {
@@ -126,7 +126,8 @@ impl Index {
                 if is_open && passes[index] < *present {
                     // The starts are spread, so that the turns of light ones do not come in a row.
                     let phase = (index as u64).wrapping_mul(GOLDEN) & 0xFFFF_FFFF;
-                    passes[index] = *present + (stride(slot) >> 16) * (phase >> 16);
+                    // Both are below 2^32.
+                    passes[index] = *present + ((stride(slot) * phase) >> 32);
                 }
                 turns.set(index, is_open.then(|| passes[index]));
             }

@@ -38,7 +38,8 @@ const HOLD_DOUBLINGS_MAX: u32 = 4;
 ///
 /// Kinds of methods: `pick` and `handle_*` tell it what happens and change counts; `pause`, `resume`, `rebalance`,
 /// `drain` are an operator's; `poll_action` says what to do, `poll_timeout` when to ask again; `status` and `explain`
-/// only look. `now` never goes backwards.
+/// only look. `now` does not go backwards, but for what lies between
+/// reading a clock and taking a lock.
 ///
 /// Order: after any `handle_*` or command, and when `poll_timeout` is reached, call `poll_action` until it gives
 /// `None`, then `poll_timeout`.
@@ -144,8 +145,11 @@ impl Planner {
         listed.sort_by(|a, b| a.id.cmp(&b.id));
         listed.dedup_by(|later, first| later.id == first.id);
         let at_start = self.slots.len() == 0;
-        if self.slots.replace(now, &listed, at_start) {
+        let replaced = self.slots.replace(now, &listed, at_start);
+        if replaced.changed || replaced.forgotten {
             self.rebuild(now);
+        }
+        if replaced.changed {
             let settle = self.settings.limits.settle;
             self.settle_until(now, now + settle);
         }
@@ -160,7 +164,7 @@ impl Planner {
         let picked = self.find_endpoint(now, request).and_then(|index| {
             // A request that is tried again has been let in, and so has a client that we have moved ourselves.
             let is_new = request.purpose == Purpose::Session && request.tried.is_empty();
-            if is_new && self.ledger.donor(request.client).is_none() {
+            if is_new && !self.ledger.pass(request.client) {
                 let enter = self.gate.enter(now, &self.settings.admission, self.replicas, &mut self.random);
                 enter.map_err(|retry_after| Refusal::Admission { retry_after })?;
             }
@@ -188,7 +192,10 @@ impl Planner {
     /// A pick ended without a session, and not by the endpoint's fault: a plain request is done, or the client left.
     pub fn handle_released(&mut self, now: Time, endpoint: &EndpointId) {
         let Some(index) = self.slots.find(endpoint) else { return };
-        self.slots.update(now, index, |slot| slot.pending = slot.pending.saturating_sub(1));
+        self.slots.update(now, index, |slot| {
+            slot.pending = slot.pending.saturating_sub(1);
+            slot.succeed();
+        });
         self.forget_empty(now, index);
     }
 
@@ -293,7 +300,8 @@ impl Planner {
         let was_moving = !matches!(ended, Ended::Left | Ended::Lost);
         self.slots.update(now, index, |slot| {
             slot.moving = slot.moving.saturating_sub(u32::from(was_moving));
-            slot.leaving = slot.leaving.saturating_sub(u32::from(ended == Ended::Gone));
+            slot.leaving =
+                slot.leaving.saturating_sub(u32::from(matches!(ended, Ended::Gone | Ended::Unanswered)));
             slot.sessions = slot.sessions.saturating_sub(u32::from(ended != Ended::MoveAborted));
         });
         match ended {
@@ -302,6 +310,13 @@ impl Planner {
             Ended::MoveAborted => self.moves.aborted += 1,
             Ended::LeftWhileMoving => self.moves.left += 1,
             Ended::Moved => self.note_departure(now, endpoint, visitor),
+            Ended::Unanswered => {
+                if let Some(was_late) = self.ledger.withdraw(visitor.client) {
+                    self.guard.note_withdrawn(was_late);
+                    self.moves.moved -= 1;
+                    self.moves.left += 1;
+                }
+            }
         }
         if was_moving {
             self.wake(now);
@@ -374,7 +389,7 @@ impl Planner {
             self.tell(report);
         }
         let totals = self.slots.totals();
-        let is_moving = self.run.is_some() || totals.outbound > 0 || self.away() > 0;
+        let is_moving = totals.outbound > 0 || self.away() > 0;
         if let Some(cause) = self.pace.judge(now, is_moving) {
             self.tell(Report::PaceLowered { factor: self.pace.factor(), cause });
         }
@@ -419,7 +434,7 @@ impl Planner {
 
     /// Endpoints have changed: nothing is planned before `until`, put off by each further change, but not for ever.
     fn settle_until(&mut self, now: Time, until: Time) {
-        let first = self.settle.map_or(now, |settle| settle.first);
+        let first = self.settle.filter(|settle| settle.until > now).map_or(now, |settle| settle.first);
         let latest = first + self.settings.limits.settle.saturating_mul(SETTLE_TIMES_MAX);
         self.settle = Some(Settle { first, until: until.min(latest) });
         self.trigger = Trigger::Endpoints;
@@ -444,6 +459,12 @@ impl Planner {
             return Ok(index);
         }
         let tried = &except[..tried];
+        if tried.len() < count
+            && let Some(index) = self.slots.choose(now, hash, tried, &mut self.random)
+        {
+            // Better back to the donor than to one that is down.
+            return Ok(index);
+        }
         match self.slots.last_resort(tried) {
             Some(index) => Ok(index),
             None if self.slots.any_full(tried) => Err(Refusal::Full),
@@ -461,14 +482,34 @@ impl Planner {
     /// Of the surplus moves that were asked for, these began; so many could not.
     fn note_surplus(&mut self, now: Time, began: u32, missing: u32) {
         // Levelling is not over: what was counted as on its way is still here, and another may give now.
-        let silent =
-            Run { since: now, moved: 0, told: false, next: now, starved: false, moves_max: MOVES_MAX };
+        let silent = Run {
+            since: now,
+            moved: 0,
+            told: false,
+            next: now,
+            starved: false,
+            moves_max: MOVES_MAX,
+            planned: None,
+        };
         let run = match (&mut self.run, missing) {
             (Some(run), _) => run,
             (None, 0) => return,
             (none @ None, _) => none.insert(silent),
         };
         run.moved += u64::from(began);
+        if began > 0
+            && let Some((trigger, moves)) = run.planned.take()
+        {
+            run.told = true;
+            self.tell(Report::PlanStarted { trigger, moves });
+            return self.note_missing(now, missing);
+        }
+        self.note_missing(now, missing);
+    }
+
+    /// Of the surplus moves that were asked for, so many could not begin: another may give now.
+    fn note_missing(&mut self, now: Time, missing: u32) {
+        let Some(run) = &mut self.run else { return };
         if missing > 0 {
             run.next = run.next.min(now);
         }
@@ -479,7 +520,7 @@ impl Planner {
         self.moves.moved += 1;
         self.guard.note_departure(now);
         let moves = visitor.moves.saturating_add(1);
-        let departure = Departure { donor: donor.clone(), moved_at: now, moves };
+        let departure = Departure { donor: donor.clone(), moved_at: now, moves, passed: false };
         let expired = self.ledger.push(visitor.client, departure);
         self.note_expired(expired);
         self.settle_by_strangers(now);

@@ -97,7 +97,7 @@ pub enum Cause {
     HandshakeLatency,
     /// Dials or handshakes fail.
     HandshakeFailures,
-    /// Endpoints break sessions soon after they opened.
+    /// Endpoints break sessions.
     EndpointErrors,
 }
 

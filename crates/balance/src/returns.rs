@@ -97,7 +97,7 @@ impl ReturnGuard {
         }
     }
 
-    /// The settings or the number of replicas have changed: it begins anew, unless it has stopped the moves.
+    /// The settings or the number of replicas have changed: the window begins anew; what was judged stays.
     pub(crate) fn restart(&mut self, limits: &Limits, replicas: u32) {
         self.replicas = replicas;
         self.away_max = probe(limits, replicas);
@@ -147,6 +147,11 @@ impl ReturnGuard {
         self.fade();
     }
 
+    /// One of the moved clients was not there when it was closed.
+    pub(crate) fn note_withdrawn(&mut self, was_late: bool) {
+        self.missing -= u64::from(was_late).min(self.missing);
+    }
+
     /// So many late clients were given up.
     pub(crate) fn note_lost(&mut self, count: u64, limits: &Limits) {
         self.lost += count;
@@ -186,6 +191,10 @@ impl ReturnGuard {
     pub(crate) fn judge(&mut self, now: Time, limits: &Limits) -> Option<Report> {
         if limits.min_return_ratio <= 0.0 {
             return self.resume(limits);
+        }
+        if !self.are_too_many_missing(limits) {
+            // Who was lost while all was well proves nothing later.
+            self.lost = 0;
         }
         match self.stage {
             Stage::Stopped(until) if until <= now => {
@@ -344,6 +353,10 @@ impl Strangers {
     /// One of those beyond so many times the usual, if there is one. `sigmas`: standard deviations of that number that are
     /// taken for chance.
     fn take(&mut self, now: Time, times: f64, sigmas: f64) -> bool {
+        if self.filled == 0 && times > 1.0 {
+            // Nothing is usual yet.
+            return false;
+        }
         let usual = times * self.usual_per_second();
         let Some(episode) = &mut self.episode else { return false };
         let expected = usual * now.since(episode.began).as_secs_f64();
@@ -472,6 +485,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_lost_long_ago_does_not_make_lateness_a_loss() {
+        let (limits, mut guard) = (LIMITS(), ReturnGuard::new(&LIMITS()));
+        (0..10).for_each(|_| guard.note_return(Some(Duration::from_secs(1)), false));
+        guard.note_late(1);
+        guard.note_lost(1, &limits);
+        assert_eq!(guard.judge(at(100), &limits), None);
+        guard.note_late(16);
+        assert_eq!(guard.judge(at(1_000), &limits), None, "they are late, and none is given up");
+        assert_eq!(guard.allowance(&limits, 0), 0);
+        (0..16).for_each(|_| guard.note_return(Some(Duration::from_secs(6)), true));
+        assert_eq!(guard.judge(at(1_003), &limits), None);
+        assert!(guard.allowance(&limits, 0) > 0);
+    }
+
+    #[test]
     fn a_ratio_of_zero_never_minds() {
         let limits = Limits { min_return_ratio: 0.0, ..LIMITS() };
         let mut guard = ReturnGuard::new(&limits);
@@ -508,6 +536,7 @@ mod tests {
         guard.note_lost(50, &limits);
         assert_eq!(guard.judge(at(30), &limits), None);
         guard.note_late(150);
+        guard.note_lost(1, &limits);
         assert!(matches!(guard.judge(at(31), &limits), Some(Report::GuardStopped { .. })));
     }
 

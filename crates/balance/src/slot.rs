@@ -73,6 +73,8 @@ pub(crate) struct Slot {
     failures: u32,
     ejections: u32,
     pub(crate) ejected_until: Time,
+    /// It was ejected, and nobody has got through to it since.
+    is_down: bool,
     /// The moment under which `Slots` will look at it again.
     pub(crate) wake: Option<Time>,
 }
@@ -155,6 +157,7 @@ impl Slot {
             failures: 0,
             ejections: 0,
             ejected_until: Time::ZERO,
+            is_down: false,
             wake: None,
         }
     }
@@ -163,6 +166,14 @@ impl Slot {
 
     /// Takes what discovery says now. True when anything differs from before.
     pub(crate) fn refresh(&mut self, endpoint: &Endpoint) -> bool {
+        if !self.listed {
+            // The order was for the one that went.
+            self.ordered = None;
+        }
+        if self.address != endpoint.address {
+            self.succeed();
+            self.ejected_until = Time::ZERO;
+        }
         let same = self.address == endpoint.address
             && self.weight == endpoint.weight
             && self.reported == endpoint.state
@@ -175,10 +186,13 @@ impl Slot {
         !same
     }
 
-    /// Discovery no longer names it. For a while it is only unready; then it is given up like a terminating one.
+    /// Discovery no longer names it. For a while it is only unready; then it is given up like a terminating one. One that is
+    /// being drained goes on with that.
     pub(crate) fn vanish(&mut self, now: Time) {
         self.listed = false;
-        self.ordered = None;
+        if self.ordered.is_some() {
+            self.reported = EndpointState::Terminating;
+        }
         if self.reported != EndpointState::Terminating {
             self.reported = EndpointState::Unready;
             self.vanished_at = Some(now);
@@ -227,6 +241,7 @@ impl Slot {
         self.slow_until = if at_start { now } else { now + rules.slow_start_window };
         self.failures = 0;
         self.ejected_until = Time::ZERO;
+        self.is_down = false;
     }
 
     fn become_lost(&mut self, now: Time) {
@@ -307,15 +322,17 @@ impl Slot {
         let pause = placement.ejection_time * (1 << self.ejections.min(DOUBLINGS_MAX));
         self.ejections += 1;
         self.ejected_until = now + pause;
+        self.is_down = true;
         let failures = self.failures;
         // The first to try it again decides.
         self.failures = placement.ejection_failures - 1;
         Some((failures, pause))
     }
 
-    /// A handshake succeeded.
+    /// It has answered.
     pub(crate) fn succeed(&mut self) {
         self.failures = 0;
+        self.is_down = false;
     }
 
     /// When something about it changes by itself next.
@@ -334,6 +351,21 @@ impl Slot {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.state == EndpointState::Ready
+    }
+
+    /// It is ready, and answers.
+    pub(crate) fn is_up(&self) -> bool {
+        self.is_ready() && !self.is_down
+    }
+
+    /// It has a share of the sessions: up, and ready for long enough.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.is_up() && self.is_capacity
+    }
+
+    /// Sessions that fit beside those it holds.
+    pub(crate) fn room(&self, rules: &Rules) -> u64 {
+        u64::from(rules.sessions_max.saturating_sub(self.sessions).saturating_sub(self.pending))
     }
 
     pub(crate) fn is_terminating(&self) -> bool {

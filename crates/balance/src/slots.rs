@@ -40,7 +40,7 @@ impl Totals {
     fn of(slot: &Slot) -> Self {
         let (held, outbound) = (u64::from(slot.held()), u64::from(slot.outbound()));
         let under_way = u64::from(slot.moving) + u64::from(slot.asked);
-        let takes_part = slot.is_capacity && slot.is_ready();
+        let takes_part = slot.takes_part();
         let is_draining = slot.is_terminating();
         Self {
             sessions: u64::from(slot.sessions),
@@ -70,6 +70,15 @@ impl Totals {
         put(&mut self.expected, before.expected, after.expected);
         put(&mut self.unseasoned, before.unseasoned, after.unseasoned);
     }
+}
+
+/// What a new list has done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replaced {
+    /// Endpoints came, went or are other ones.
+    pub(crate) changed: bool,
+    /// One that went long ago is no longer remembered.
+    pub(crate) forgotten: bool,
 }
 
 /// The endpoints of a pool, ordered by id.
@@ -132,9 +141,8 @@ impl Slots {
         result
     }
 
-    /// Takes the whole list that discovery sees now. True when anything has changed. `at_start`: see
-    /// [`Slot::settle_state`].
-    pub(crate) fn replace(&mut self, now: Time, listed: &[&Endpoint], at_start: bool) -> bool {
+    /// Takes the whole list that discovery sees now. `at_start`: see [`Slot::settle_state`].
+    pub(crate) fn replace(&mut self, now: Time, listed: &[&Endpoint], at_start: bool) -> Replaced {
         let mut changed = false;
         let known = self.list.len();
         for endpoint in listed {
@@ -158,7 +166,7 @@ impl Slots {
         }
         let before = self.list.len();
         self.list.retain(|slot| !slot.is_forgotten(now));
-        changed || self.list.len() != before
+        Replaced { changed, forgotten: self.list.len() != before }
     }
 
     /// Lets time pass: endpoints become capacity, are given up, are no longer ejected. True when a share may have

@@ -133,7 +133,7 @@ pub struct EndpointStatus {
     pub pending: u32,
     /// Sessions whose move began and has not ended.
     pub moving: u32,
-    /// Its share of the pool's sessions; 0 unless it is ready.
+    /// Its share of the pool's sessions; 0 unless it is ready and answers.
     pub target: f64,
     /// Whole sessions above its share that are not being moved yet. All of them when it is draining.
     pub surplus: u32,
@@ -180,7 +180,7 @@ impl Planner {
         let shares = self.shares_of_ready(away);
         let mut endpoints = Vec::with_capacity(self.slots.len());
         for slot in self.slots.iter().filter(|slot| !slot.is_ghost()) {
-            let target = if slot.is_ready() { shares.target(slot.weight) } else { 0.0 };
+            let target = if slot.is_up() { shares.target(slot.weight) } else { 0.0 };
             endpoints.push(self.endpoint_status(now, slot, shares, target));
         }
         let mut moves = self.moves;
@@ -207,7 +207,7 @@ impl Planner {
     }
 
     fn imbalance(&self) -> f64 {
-        let ready = || self.slots.iter().filter(|slot| slot.is_ready());
+        let ready = || self.slots.iter().filter(|slot| slot.is_up());
         let weight = |slot: &Slot| f64::from(slot.weight.value());
         let (sessions, weights) =
             ready().fold((0.0, 0.0), |(s, w), slot| (s + f64::from(slot.sessions), w + weight(slot)));
@@ -219,8 +219,10 @@ impl Planner {
 
     fn endpoint_status(&self, now: Time, slot: &Slot, shares: Shares, target: f64) -> EndpointStatus {
         let keep = match slot.state {
-            EndpointState::Ready => u32::try_from(shares.ceil(slot.weight)).unwrap_or(u32::MAX),
-            EndpointState::Unready => u32::MAX,
+            EndpointState::Ready if slot.is_up() => {
+                u32::try_from(shares.ceil(slot.weight)).unwrap_or(u32::MAX)
+            }
+            EndpointState::Ready | EndpointState::Unready => u32::MAX,
             EndpointState::Terminating => 0,
         };
         EndpointStatus {
@@ -242,10 +244,11 @@ impl Planner {
         let mut shares = Shares { total: away, weight: 0 };
         for slot in self.slots.iter() {
             shares.total += u64::from(match slot.state {
+                EndpointState::Ready if !slot.is_up() => slot.outbound(),
                 EndpointState::Ready | EndpointState::Terminating => slot.staying(),
                 EndpointState::Unready => slot.outbound(),
             });
-            if slot.is_ready() {
+            if slot.is_up() {
                 shares.weight += u64::from(slot.weight.value());
             }
         }
@@ -279,7 +282,7 @@ impl Planner {
             (PoolState::Guarded, why)
         } else if let Some(settle) = self.settle.filter(|settle| settle.until > now) {
             (PoolState::Settling, format!("endpoints have changed; planned in {}", seconds(settle.until)))
-        } else if self.run.is_some() && self.gate.is_crowded(now) {
+        } else if self.run.is_some() && self.replicas > 1 && self.gate.is_crowded(now) {
             (PoolState::Levelling, "waiting while new sessions are held back by admission".to_owned())
         } else if let Some(run) = self.run {
             let why = format!("moving {:.1} sessions a second, {} moved so far", self.rate(), run.moved);
@@ -289,8 +292,11 @@ impl Planner {
             let last = new.map(|slot| slot.capacity_at).max().unwrap_or(now);
             let why = format!("{} endpoints are new; they count in {}", totals.unseasoned, seconds(last));
             (PoolState::Settling, why)
+        } else if self.exceeds(self.shares()) {
+            let why = "an endpoint is outside its band: looked at in the next check, or nothing there may be moved yet";
+            (PoolState::Level, why.to_owned())
         } else {
-            (PoolState::Level, "no endpoint is above its band".to_owned())
+            (PoolState::Level, "no endpoint is outside its band".to_owned())
         };
         (state, why + &also)
     }

@@ -76,7 +76,7 @@ pub fn why_not(now: Time, reason: MoveReason, candidate: &Candidate) -> Option<&
 
 /// At most `count` keys, best first: preferred, then least moved, then idle longest (equals: by key).
 ///
-/// Within `tenant_window` no tenant's sessions are more than `tenant_share_max` of the chosen, but for one in each call; a
+/// Within `tenant_window` no tenant's sessions are more than `tenant_share_max` of the chosen, but for one; a
 /// draining endpoint keeps nobody back. Fewer than `count` are chosen when that leaves no others.
 ///
 /// `candidates` is scratch space: it holds those that could have been chosen afterwards, in no particular order.

@@ -234,7 +234,75 @@ fn admission_keeps_its_rate_and_lets_moved_clients_in() {
     assert_eq!(planner.status(at(2)).admission.deferred, 96);
 }
 
+#[test]
+fn a_moved_client_is_let_in_past_the_others_once() {
+    let admission = Admission { sessions_per_second: Some(1.0), burst: Some(0), ..Admission::default() };
+    let mut planner = planner(Settings { admission, ..Settings::default() }, &ready(&["a", "b"]));
+    planner.handle_opened(at(1), &"a".into(), ClientKey(7), TOOK);
+    planner.handle_moves_began(at(1), &"a".into(), 1, 1);
+    planner.handle_closed(at(1), &"a".into(), Ended::Moved, Visitor { client: ClientKey(7), moves: 0 });
+    assert!(open(&mut planner, at(2), 99).is_ok(), "the bucket's own");
+    let picks = (0..100).filter(|_| planner.pick(at(2), &request(7)).is_ok()).count();
+    assert_eq!(picks, 1, "whatever shares its address queues like others");
+}
+
 // ---- endpoints that fail ----
+
+/// The planner's moves at `now`, none of which is carried out.
+fn moves(planner: &mut Planner, now: Time) -> u32 {
+    let mut count = 0;
+    while let Some(action) = planner.poll_action(now) {
+        if let Action::Move(order) = action {
+            planner.handle_moves_began(now, &order.from, order.count, 0);
+            count += order.count;
+        }
+    }
+    count
+}
+
+#[test]
+fn nobody_is_moved_for_an_endpoint_that_is_down_or_full() {
+    let mut planner = planner(Settings::default(), &ready(&["a", "b", "c"]));
+    for client in 0..300 {
+        let name = if client % 2 == 0 { "a" } else { "b" };
+        planner.handle_opened(at(1), &name.into(), ClientKey(client), TOOK);
+    }
+    (0..5).for_each(|_| planner.handle_pick_failed(at(2), &"c".into()));
+    assert_eq!((3..300).map(|second| moves(&mut planner, at(second))).sum::<u32>(), 0, "c is down");
+    planner.handle_opened(at(300), &"c".into(), ClientKey(999), TOOK);
+    assert!((300..340).map(|second| moves(&mut planner, at(second))).sum::<u32>() > 0, "it is back");
+
+    let bound = Placement { sessions_per_endpoint_max: Some(100), ..Placement::default() };
+    let list = [endpoint("a", 3, EndpointState::Ready), endpoint("b", 1, EndpointState::Ready)];
+    let mut planner = self::planner(placement(bound), &list);
+    for client in 0..180 {
+        let name = if client < 100 { "a" } else { "b" };
+        planner.handle_opened(at(1), &name.into(), ClientKey(client), TOOK);
+    }
+    assert_eq!((2..200).map(|second| moves(&mut planner, at(second))).sum::<u32>(), 0, "a has no room");
+}
+
+#[test]
+fn a_moved_client_goes_back_to_its_donor_rather_than_to_an_endpoint_that_is_down() {
+    let mut planner = planner(Settings::default(), &ready(&["a", "b"]));
+    for client in 0..40 {
+        planner.handle_opened(at(1), &"b".into(), ClientKey(client), TOOK);
+    }
+    (0..5).for_each(|_| planner.handle_pick_failed(at(1), &"a".into()));
+    planner.handle_moves_began(at(2), &"b".into(), 1, 1);
+    planner.handle_closed(at(2), &"b".into(), Ended::Moved, Visitor { client: ClientKey(0), moves: 0 });
+    assert_eq!(open(&mut planner, at(3), 0).as_deref(), Ok("b"));
+}
+
+#[test]
+fn an_answer_of_any_kind_breaks_a_row_of_failures() {
+    let mut planner = planner(Settings::default(), &ready(&["a", "b"]));
+    for _ in 0..10 {
+        (0..4).for_each(|_| planner.handle_pick_failed(at(1), &"a".into()));
+        planner.handle_released(at(1), &"a".into());
+    }
+    assert_eq!(withheld(&planner, at(1), "a"), "");
+}
 
 #[test]
 fn an_endpoint_whose_dials_fail_is_left_alone_longer_each_time() {

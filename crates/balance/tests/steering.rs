@@ -5,7 +5,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use balance::{Limits, Movable, MoveReason, PoolState, Report, Trigger};
+use balance::{ClientKey, Ended, Limits, Movable, MoveReason, PoolState, Report, Trigger, Visitor};
 use model::{Endpoint, EndpointId, EndpointState};
 
 use crate::world::{World, ready};
@@ -249,6 +249,40 @@ fn an_ordered_drain_lasts_until_it_is_cancelled() {
     // Those that were moved cool down first.
     world.run_for(700);
     assert!(world.planner.status(world.now).imbalance <= 1.10);
+}
+
+#[test]
+fn an_ordered_drain_goes_on_when_its_endpoint_leaves_the_list() {
+    let mut world = settled(3, 300, Limits::default());
+    world.planner.drain(world.now, &"e2".into(), Some(Duration::from_secs(20))).expect("it is there");
+    world.run_for(8);
+    let left = world.count("e2");
+    world.endpoints(&ready(2));
+    world.run_for(4);
+    assert!(world.count("e2") < left, "it does not pause for settle");
+    world.run_for(8);
+    assert_eq!(world.count("e2"), 0, "by the deadline of the order");
+    // Who comes back under that name is somebody else.
+    world.endpoints(&ready(3));
+    world.run_for(700);
+    assert!(world.count("e2") > 90);
+}
+
+#[test]
+fn a_client_that_was_not_there_is_nobody_to_wait_for() {
+    let mut world = settled(2, 100, Limits::default());
+    let client = *world.sessions.keys().next().expect("there are some");
+    let endpoint = world.sessions[&client].endpoint.clone();
+    let visitor = Visitor { client: ClientKey(u128::from(client)), moves: 0 };
+    world.planner.handle_moves_began(world.now, &endpoint, 1, 1);
+    world.planner.handle_leaving(world.now, &endpoint, visitor);
+    assert_eq!(world.planner.status(world.now).away, 1);
+    world.sessions.remove(&client);
+    world.planner.handle_closed(world.now, &endpoint, Ended::Unanswered, visitor);
+    let status = world.planner.status(world.now);
+    assert_eq!((status.away, status.sessions, status.moves.moved, status.moves.left), (0, 99, 0, 1));
+    world.run_for(60);
+    assert_eq!(world.planner.status(world.now).moves.outcomes.never_returned, 0);
 }
 
 #[test]
