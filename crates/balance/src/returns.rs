@@ -243,14 +243,12 @@ impl ReturnGuard {
         let (returned, missing) = (self.returned as f64, self.missing as f64);
         let all = returned + missing;
         let least = limits.min_return_ratio * self.expected_here() * all;
+        let nobody = self.returned == 0 && self.missing >= u64::from(limits.probe_moves);
+        if nobody && self.expected_here() >= MOVING_ALONG {
+            return true;
+        }
         if self.missing < MISSING_MIN || returned >= least {
             return false;
-        }
-        if self.returned == 0
-            && self.expected_here() >= MOVING_ALONG
-            && self.missing >= u64::from(limits.probe_moves)
-        {
-            return true;
         }
         // Chernoff's bounds. With one replica each client comes back or not; with several, those that land here are many
         // that could, of which each seldom does.

@@ -50,7 +50,10 @@ fn close(slot: &Slot, left: Duration) {
     if slot.standing() == Standing::Pinned || left.is_zero() {
         return hasten(slot, "shutdown");
     }
-    slot.set_standing(Standing::Ending);
+    if slot.change(&[Standing::Open], Standing::Ending).is_none() {
+        // It is being moved, or has ended, since it was looked at.
+        return;
+    }
     let spec =
         slot.pool.policy().shed_spec("shutdown", Some(left.max(STEP)), slot.terms.may_notify, spread());
     slot.command(Command::Shed(Arc::new(spec)));

@@ -130,13 +130,14 @@ impl Rebalance {
         let mut candidates = slots.iter().enumerate().map(|(key, slot)| slot.candidate(key)).collect();
         let count = plan.count as usize;
         let tenants = self.tenants.entry(pool.name.clone()).or_default();
-        let chosen = victims::choose(now, plan.reason, &mut candidates, count, tenants, &policy.limits);
-        let began = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
-        for key in &chosen {
-            slots[*key].set_standing(Standing::Moving);
-        }
-        // The planner must know before a session can end.
-        pool.plan(|planner| planner.handle_moves_began(now, &plan.from, plan.count, began));
+        let mut chosen = victims::choose(now, plan.reason, &mut candidates, count, tenants, &policy.limits);
+        // Some may have ended since they were looked at.
+        let began = pool.plan(|planner| {
+            chosen.retain(|key| slots[*key].change(&[Standing::Open], Standing::Moving).is_some());
+            let began = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
+            planner.handle_moves_began(now, &plan.from, plan.count, began);
+            began
+        });
         let left = plan.deadline.map(|deadline| deadline.since(now));
         for key in chosen {
             let slot = &slots[key];
@@ -233,9 +234,7 @@ fn is_draining(status: &PoolStatus, id: &EndpointId) -> bool {
 
 /// Closes a session at the next boundary, whatever it was waiting for.
 pub fn hasten(slot: &Slot, reason: &str) {
-    if slot.standing() != Standing::Moving {
-        slot.set_standing(Standing::Ending);
-    }
+    slot.change(&[Standing::Open, Standing::Pinned], Standing::Ending);
     let spec = slot.pool.policy().shed_spec(reason, Some(Duration::ZERO), false, 0.0);
     slot.command(Command::Hasten(Arc::new(spec)));
 }

@@ -63,6 +63,15 @@ pub enum Standing {
 }
 
 impl Standing {
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Open,
+            1 => Self::Moving,
+            2 => Self::Pinned,
+            _ => Self::Ending,
+        }
+    }
+
     /// Why a session that stands here can not be moved, if so.
     pub const fn pin(self) -> Option<&'static str> {
         match self {
@@ -239,17 +248,23 @@ impl Slot {
 
     /// Where it stands.
     pub fn standing(&self) -> Standing {
-        match self.standing.load(Relaxed) {
-            0 => Standing::Open,
-            1 => Standing::Moving,
-            2 => Standing::Pinned,
-            _ => Standing::Ending,
-        }
+        Standing::from_u8(self.standing.load(Relaxed))
     }
 
-    /// Says where it stands.
-    pub fn set_standing(&self, standing: Standing) {
-        self.standing.store(standing as u8, Relaxed);
+    /// Takes it from any of `from` to `to`. Returns where it stood, when that was one of them.
+    ///
+    /// A change that the planner is told of is made under the planner's lock: so nobody begins a move of a session that
+    /// has ended, and no end overlooks a move.
+    pub fn change(&self, from: &[Standing], to: Standing) -> Option<Standing> {
+        let change = |&old: &Standing| {
+            self.standing.compare_exchange(old as u8, to as u8, Relaxed, Relaxed).is_ok().then_some(old)
+        };
+        from.iter().find_map(change)
+    }
+
+    /// It has ended. Returns where it stood.
+    pub fn end(&self) -> Standing {
+        Standing::from_u8(self.standing.swap(Standing::Ending as u8, Relaxed))
     }
 
     /// What the planner knows the client by.
@@ -293,6 +308,37 @@ fn optional(nanos: u64) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_has_ended_is_moved_by_nobody() {
+        let config = config::parse(
+            "{listeners: [{address: '127.0.0.1:0'}], routes: [{pool: a}], pools: {a: {endpoints: [{address: '127.0.0.1:1'}]}}}",
+            std::path::Path::new("/"),
+        );
+        let config = config.expect("it is valid").config;
+        let name = model::PoolName::from("a");
+        let pool =
+            Pool::new(name.clone(), &config.pools[&name], &config.limits, crate::clock::Clock::start());
+        let terms = Terms {
+            cooling_until: Time::ZERO,
+            expires_at: None,
+            tenant: 0,
+            moves: 0,
+            preference: Preference::Normal,
+            may_notify: false,
+        };
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let slot = Slot::new(pool, "e".into(), client, Time::ZERO, terms, Arc::default());
+        assert_eq!(slot.change(&[Standing::Open], Standing::Moving), Some(Standing::Open));
+        assert_eq!(slot.change(&[Standing::Open], Standing::Moving), None, "once");
+        assert_eq!(
+            slot.change(&[Standing::Open, Standing::Pinned], Standing::Ending),
+            None,
+            "it is being moved"
+        );
+        assert_eq!(slot.end(), Standing::Moving);
+        assert_eq!(slot.change(&[Standing::Open, Standing::Moving], Standing::Moving), None);
+    }
 
     #[test]
     fn a_session_shows_little_of_itself() {

@@ -86,19 +86,21 @@ impl Stay {
     /// The session could not be shed. One that is ending anyway says so when it ends, and one whose client was told to
     /// go is gone whatever it sends.
     pub fn shed_refused(&mut self, now: Time, pin: PinReason) {
-        if pin == PinReason::Opaque && self.slot.standing() == Standing::Moving && !self.detail.is_leaving {
-            let slot = &self.slot;
-            slot.set_standing(Standing::Pinned);
-            slot.pool.plan(|planner| {
-                planner.handle_closed(now, &slot.endpoint, Ended::MoveAborted, slot.visitor());
-            });
+        if pin != PinReason::Opaque || self.detail.is_leaving {
+            return;
         }
+        let slot = &self.slot;
+        slot.pool.plan(|planner| {
+            if slot.change(&[Standing::Moving], Standing::Pinned).is_some() {
+                planner.handle_closed(now, &slot.endpoint, Ended::MoveAborted, slot.visitor());
+            }
+        });
     }
 
     /// The session has begun to end. One that is being moved may have its client back before its streams are done,
     /// so the planner is told now.
     pub fn leaving(&mut self, now: Time, session: &Session) {
-        if self.detail.is_leaving || self.how_it_ended(session) != Ended::Moved {
+        if self.detail.is_leaving || self.how_it_ended(session, self.slot.standing()) != Ended::Moved {
             return;
         }
         self.detail.is_leaving = true;
@@ -114,7 +116,8 @@ impl Stay {
     /// A malformed frame was seen: the session stays where it is, a move under way is given up.
     pub fn became_opaque(&mut self, now: Time) {
         self.shed_refused(now, PinReason::Opaque);
-        self.slot.set_standing(Standing::Pinned);
+        let from = [Standing::Open, Standing::Moving];
+        self.slot.change(if self.detail.is_leaving { &from } else { &from[..1] }, Standing::Pinned);
         telemetry::opaque(&self.slot.pool.name);
         tracing::debug!(pool = %self.slot.pool.name, endpoint = %self.slot.endpoint,
             request_id = %self.detail.request_id, "malformed frame: the session is relayed as raw bytes from here on");
@@ -131,8 +134,16 @@ impl Stay {
         self.slot.detach();
         self.worker.remove(self.key);
         let slot = &self.slot;
-        let ended = if self.detail.is_leaving { Ended::Gone } else { self.how_it_ended(session) };
-        slot.pool.plan(|planner| planner.handle_closed(now, &slot.endpoint, ended, slot.visitor()));
+        let stood = slot.pool.plan(|planner| {
+            let stood = slot.end();
+            let ended = match self.detail.is_leaving {
+                true if session.has_client_answered() => Ended::Gone,
+                true => Ended::Unanswered,
+                false => self.how_it_ended(session, stood),
+            };
+            planner.handle_closed(now, &slot.endpoint, ended, slot.visitor());
+            stood
+        });
         slot.pool.gauges.closed();
         let undeliverable = [Leg::Downstream, Leg::Upstream].map(|leg| session.undeliverable_to(leg));
         for (leg, count) in [Leg::Downstream, Leg::Upstream].into_iter().zip(undeliverable) {
@@ -149,13 +160,14 @@ impl Stay {
             None => (Initiator::Gateway, None),
         };
         slot.pool.metrics.ended(&slot.pool.name, initiator, self.detail.cut);
-        self.log_access(now, session, initiator, code, undeliverable);
+        let moved = stood == Standing::Moving;
+        self.log_access(now, session, (initiator, code), moved, undeliverable);
     }
 
-    fn how_it_ended(&self, session: &Session) -> Ended {
+    fn how_it_ended(&self, session: &Session, stood: Standing) -> Ended {
         let by_us = session.end().is_none_or(|end| end.initiator == Initiator::Gateway);
         let told = self.slot.terms.may_notify;
-        match self.slot.standing() {
+        match stood {
             Standing::Moving if by_us || told => Ended::Moved,
             Standing::Moving => Ended::LeftWhileMoving,
             Standing::Open | Standing::Pinned | Standing::Ending if session.is_lost() => Ended::Lost,
@@ -167,8 +179,8 @@ impl Stay {
         &self,
         now: Time,
         session: &Session,
-        initiator: Initiator,
-        code: Option<u16>,
+        (initiator, code): (Initiator, Option<u16>),
+        moved: bool,
         undeliverable: [u32; 2],
     ) {
         if !self.worker.logs_access() {
@@ -190,7 +202,7 @@ impl Stay {
             undeliverable_to_client = undeliverable[0],
             ended_by = telemetry::initiator(initiator),
             cut = self.detail.cut.map(telemetry::cut_reason),
-            moved = slot.standing() == Standing::Moving,
+            moved,
             close_code = code,
             "session ended"
         );

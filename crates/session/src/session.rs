@@ -250,6 +250,11 @@ impl Session {
         by_endpoint && !self.up.close_received && !self.opaque
     }
 
+    /// True when the client has answered a Close, sent one, or ended its stream: it was there.
+    pub fn has_client_answered(&self) -> bool {
+        self.down.close_received || self.down.ended
+    }
+
     /// Data messages that began towards `leg`.
     pub fn messages_to(&self, leg: Leg) -> u32 {
         self.messages[leg.index()]

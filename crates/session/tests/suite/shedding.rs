@@ -55,6 +55,21 @@ fn backend_first_delivers_what_the_endpoint_says_until_its_own_close() {
 }
 
 #[test]
+fn a_client_that_never_answers_the_close_is_told_from_one_that_does() {
+    let mut rig = closing(Order::ClientFirst);
+    rig.pass(REPLY + LINGER + REPLY);
+    assert!(!rig.session.has_client_answered());
+    for answer in [&|rig: &mut Rig| rig.client(&close(Writer::Client, 1012, "")), &|rig: &mut Rig| {
+        rig.end(Leg::Downstream)
+    }] as [&dyn Fn(&mut Rig); 2]
+    {
+        let mut rig = closing(Order::ClientFirst);
+        answer(&mut rig);
+        assert!(rig.session.has_client_answered());
+    }
+}
+
+#[test]
 fn a_close_of_the_endpoint_that_crosses_ours_is_swallowed_and_answered_by_the_client() {
     let mut rig = closing(Order::ClientFirst);
     rig.endpoint(&close(Writer::Server, 1001, ""));
