@@ -170,7 +170,7 @@ fn rebalance_rows(pool: &Pool, rows: &mut Vec<Row>) {
         rows.push(row(
             "rebalance",
             format!(
-                "starts above {} x target and {} sessions, stops at {} x",
+                "starts above {} x target, or as far below it, from {} sessions on; stops at {} x",
                 limits.start_ratio.max(least),
                 limits.min_surplus,
                 limits.stop_ratio.max(least)

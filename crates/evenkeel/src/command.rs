@@ -37,7 +37,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         address_file: Option<PathBuf>,
     },
-    /// Validate a configuration and explain what it does. Exit code 0: it can be used, 78: it can not.
+    /// Validate a configuration and explain what it does. Exit code 0: it can be used, 78: it can not. Files that it names are not opened.
     Check {
         /// The configuration.
         #[arg(long, value_name = "FILE")]
