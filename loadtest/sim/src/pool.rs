@@ -68,12 +68,18 @@ impl Pool {
         }
     }
 
-    /// How one session is shed for `reason`; nothing reaches beyond `left`, and the grace of a notice is spread by
-    /// `spread` (-1.0 to 1.0).
-    pub fn shed_spec(&self, reason: &str, left: Option<Duration>, spread: f64) -> Arc<ShedSpec> {
+    /// How one session is shed for `reason`: with the notice if it may get one, whose grace is spread by `spread`
+    /// (-1.0 to 1.0), and nothing reaches beyond `left`.
+    pub fn shed_spec(
+        &self,
+        reason: &str,
+        left: Option<Duration>,
+        may_notify: bool,
+        spread: f64,
+    ) -> Arc<ShedSpec> {
         let left = left.unwrap_or(Duration::MAX);
         let wait = self.close.wait.min(left / 2);
-        let notice = self.notice.as_ref().map(|notice| {
+        let notice = self.notice.as_ref().filter(|_| may_notify).map(|notice| {
             let grace = notice.grace.mul_f64(1.0 + notice.jitter * spread).min(left.saturating_sub(wait));
             let frame = ws::message_frame(ws::Opcode::Text, reason.as_bytes(), None);
             Notice { frame, grace }
@@ -108,7 +114,7 @@ mod tests {
         let pool = Pool::parse("").unwrap();
         assert_eq!(pool.planner, balance::Settings::default());
         assert_eq!((pool.tries_max, pool.may_notify()), (3, false));
-        let spec = pool.shed_spec("surplus", None, 0.0);
+        let spec = pool.shed_spec("surplus", None, true, 0.0);
         assert_eq!((spec.code, spec.quiet), (1012, Duration::from_millis(100)));
     }
 
@@ -122,8 +128,14 @@ mod tests {
     #[test]
     fn nothing_of_a_shed_reaches_beyond_its_deadline() {
         let pool = Pool::parse("move: {notice: {text: hi, grace: 60s}}").unwrap();
-        let spec = pool.shed_spec("draining", Some(Duration::from_secs(4)), 1.0);
+        let spec = pool.shed_spec("draining", Some(Duration::from_secs(4)), true, 1.0);
         let grace = spec.notice.as_ref().unwrap().grace;
         assert!(grace + spec.wait <= Duration::from_secs(4), "{grace:?} {:?}", spec.wait);
+    }
+
+    #[test]
+    fn who_may_get_no_notice_is_closed_without_one() {
+        let pool = Pool::parse("move: {notice: {text: hi, grace: 60s}}").unwrap();
+        assert!(pool.shed_spec("draining", Some(Duration::ZERO), false, 0.0).notice.is_none());
     }
 }

@@ -224,7 +224,7 @@ impl Sim {
         }
         record.standing = Standing::Ending;
         record.recycled = true;
-        let spec = self.spec.pool.shed_spec("max_age", None, 0.0);
+        let spec = self.spec.pool.shed_spec("max_age", None, self.spec.pool.may_notify(), 0.0);
         self.shed(session, spec);
     }
 

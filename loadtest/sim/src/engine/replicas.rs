@@ -141,7 +141,8 @@ impl Sim {
         let left = plan.deadline.map(|deadline| deadline.since(now));
         for session in chosen {
             let spread = self.rng.unit() * 2.0 - 1.0;
-            let spec = self.spec.pool.shed_spec(plan.reason.as_str(), left, spread);
+            let pool = &self.spec.pool;
+            let spec = pool.shed_spec(plan.reason.as_str(), left, pool.may_notify(), spread);
             self.shed(session as u32, spec);
         }
         if let (MoveReason::Draining, Some(deadline), Some(node)) =
@@ -183,7 +184,7 @@ impl Sim {
                 if self.sessions[session as usize].standing != Standing::Moving {
                     self.sessions[session as usize].standing = Standing::Ending;
                 }
-                let spec = self.spec.pool.shed_spec("draining", Some(Duration::ZERO), 0.0);
+                let spec = self.spec.pool.shed_spec("draining", Some(Duration::ZERO), false, 0.0);
                 self.hasten(session, spec);
             }
         }
