@@ -23,8 +23,6 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use serde_json::json;
 
-use runner::Verdict;
-
 /// The gateway's planner in virtual time: judges cases, plays scenarios.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
@@ -126,7 +124,7 @@ fn judge(args: &Args) -> anyhow::Result<bool> {
     if let Some(path) = args.html.as_ref().filter(|_| args.scenarios.is_empty()) {
         write(path, &table::html(&verdicts, &compared))?;
     }
-    say(&sum(&verdicts))?;
+    say(&table::sum(&verdicts))?;
     Ok(passed)
 }
 
@@ -158,17 +156,6 @@ fn chosen(args: &Args) -> anyhow::Result<Vec<cases::Case>> {
     }
     all.retain(|case| args.cases.iter().any(|name| name == case.name));
     Ok(all)
-}
-
-fn sum(verdicts: &[Verdict]) -> String {
-    if verdicts.is_empty() {
-        return String::new();
-    }
-    let failed: Vec<&str> =
-        verdicts.iter().filter(|verdict| !table::passed(verdict)).map(|verdict| verdict.name).collect();
-    let held = verdicts.len() - failed.len();
-    let list = if failed.is_empty() { String::new() } else { format!("; missed: {}", failed.join(", ")) };
-    format!("{held} of {} cases hold{list}\n", verdicts.len())
 }
 
 fn scenarios(args: &Args) -> anyhow::Result<bool> {

@@ -46,6 +46,33 @@ pub fn passed(verdict: &Verdict) -> bool {
     lines(verdict).iter().all(|line| line.holds)
 }
 
+/// The case has a bar, so that it can fail; others only tell.
+pub fn is_judged(verdict: &Verdict) -> bool {
+    lines(verdict).iter().any(|line| line.limit != Limit::Told)
+}
+
+/// How many of the judged cases hold, and which do not; empty without any.
+pub fn sum(verdicts: &[Verdict]) -> String {
+    let judged: Vec<&Verdict> = verdicts.iter().filter(|verdict| is_judged(verdict)).collect();
+    let mut parts = Vec::new();
+    if !judged.is_empty() {
+        let held = judged.iter().filter(|verdict| passed(verdict)).count();
+        parts.push(format!("{held} of {} cases hold", judged.len()));
+    }
+    let missed: Vec<&str> = judged.iter().filter(|verdict| !passed(verdict)).map(|v| v.name).collect();
+    let only_told: Vec<&str> =
+        verdicts.iter().filter(|verdict| !is_judged(verdict)).map(|v| v.name).collect();
+    for (what, list) in [("missed", missed), ("told only", only_told)] {
+        if !list.is_empty() {
+            parts.push(format!("{what}: {}", list.join(", ")));
+        }
+    }
+    match parts.is_empty() {
+        true => String::new(),
+        false => parts.join("; ") + "\n",
+    }
+}
+
 /// The case for the terminal.
 pub fn text(verdict: &Verdict) -> String {
     let mut text = format!("{}: {}\n", verdict.name, verdict.what);
@@ -86,7 +113,7 @@ pub fn json(verdicts: &[Verdict]) -> Value {
             })
         });
         json!({
-            "name": verdict.name, "what": verdict.what, "passed": passed(verdict),
+            "name": verdict.name, "what": verdict.what, "judged": is_judged(verdict), "passed": passed(verdict),
             "events": verdict.events, "took_s": verdict.took.as_secs_f64(), "bars": bars.collect::<Vec<_>>(),
         })
     });
@@ -186,6 +213,18 @@ mod tests {
         assert!(text.contains("--case tiny --seed 2"), "{text}");
         assert!(passed(&verdict(&[Some(1.0), Some(2.0)])));
         assert!(!passed(&verdict(&[Some(1.0), None])));
+    }
+
+    #[test]
+    fn a_case_that_only_tells_does_not_count_as_one_that_holds() {
+        let mut told = verdict(&[Some(9.0)]);
+        told.seeds[0].1[0].limit = Limit::Told;
+        assert!(passed(&told) && !is_judged(&told));
+        assert_eq!(
+            sum(&[verdict(&[Some(1.0)]), verdict(&[None]), told]),
+            "1 of 2 cases hold; missed: tiny; told only: tiny\n"
+        );
+        assert_eq!(sum(&[]), "");
     }
 
     #[test]

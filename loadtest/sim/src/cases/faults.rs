@@ -151,6 +151,7 @@ fn judge_storm(spec: &Spec, out: &Outcome) -> Vec<Bar> {
         false_stops(out),
         told("seconds until level", level_after(spec, out)),
         told("told to come back later", out.deferred as f64),
+        told("sessions that broke", out.broken as f64),
     ]
 }
 

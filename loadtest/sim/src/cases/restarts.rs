@@ -219,7 +219,7 @@ fn unsteady() -> Vec<Case> {
             judge: |spec, out| {
                 vec![
                     at_most("moves", 0.0, out.moves() as f64),
-                    at_most("sessions lost", 0.0, out.broken as f64),
+                    at_most("sessions opened anew", 0.0, out.opened.len() as f64),
                     at_least("connected / clients", 1.0, f64::from(out.connected) / f64::from(spec.clients)),
                 ]
             },
