@@ -254,10 +254,11 @@ fn flapping(down: Op, up: Op) -> Spec {
     }
 }
 
+/// Any move counts, a drain's as well: to the client they are the same.
 fn judge_flapping(spec: &Spec, out: &Outcome) -> Vec<Bar> {
     let again = out.moved_again_after.map_or(f64::INFINITY, |pause| pause.as_secs_f64());
     vec![
-        at_least("seconds between two moves of a client", 120.0, again),
+        at_least("seconds between a client's moves, drains too", 120.0, again),
         at_most("max/mean at the end", 1.10, out.imbalance_end()),
         false_stops(out),
         told("moves / sessions", out.moves() as f64 / f64::from(spec.clients)),
