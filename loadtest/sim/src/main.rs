@@ -54,7 +54,7 @@ struct Args {
     #[arg(long)]
     threads: Option<usize>,
     /// With a scenario: the JSON report of a real run; time to level and moves must agree within 15 %
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "scenarios")]
     against: Option<PathBuf>,
     /// Where a JSON report goes
     #[arg(long)]
@@ -64,8 +64,19 @@ struct Args {
     html: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sim: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether everything holds.
+fn run(args: &Args) -> anyhow::Result<bool> {
     let asked = args.all || args.list || args.rivals || !args.cases.is_empty() || !args.scenarios.is_empty();
     if !asked {
         bail!("nothing to do; expected --all, --case NAME, --rivals, --list or a scenario file (see --help)");
@@ -74,16 +85,16 @@ fn main() -> anyhow::Result<ExitCode> {
         for case in cases::all() {
             say(&format!("{:26} {}\n", case.name, case.what))?;
         }
-        return Ok(ExitCode::SUCCESS);
+        return Ok(true);
     }
     let mut passed = true;
     if args.all || args.rivals || !args.cases.is_empty() {
-        passed &= judge(&args)?;
+        passed &= judge(args)?;
     }
     if !args.scenarios.is_empty() {
-        passed &= scenarios(&args)?;
+        passed &= scenarios(args)?;
     }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(passed)
 }
 
 fn judge(args: &Args) -> anyhow::Result<bool> {
