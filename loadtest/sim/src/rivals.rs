@@ -9,7 +9,10 @@
 //! - [`Emqx`]: emqx `apps/emqx_node_rebalance/src/emqx_node_rebalance.erl`: donors are the nodes at or above the average
 //!   when an operator starts it, and stay the donors to the end; after `wait_health_check` they refuse new connections and
 //!   every second each donor that is above the recipients' average evicts `conn_evict_rate` connections, until the donors'
-//!   average is at most the recipients' average plus `abs_conn_threshold`, or times `rel_conn_threshold`.
+//!   average is at most the recipients' average plus `abs_conn_threshold`, or times `rel_conn_threshold`. Then it waits
+//!   `wait_takeover` and evicts the sessions whose clients are away, evenly by the same rule; donors refuse until that is over.
+//!   A WebSocket session ends with its connection, so here there are none to evict. When the averages are near enough at the
+//!   start, or it is under way already, nothing is started.
 //! - [`Nats`]: nats-io/jsm.go `connbalancer/balancer.go` behind `nats server cluster balance`: one look, each server's
 //!   connections above ceil(all / servers) are kicked, the first listed first, evenly over the run time (2 minutes), and
 //!   never measured again. A NATS client goes on to another server of its list.
@@ -57,6 +60,8 @@ pub struct Emqx {
     pub abs_conn_threshold: f64,
     /// Or by this factor.
     pub rel_conn_threshold: f64,
+    /// After the last eviction, clients have this long to come back while the donors still refuse.
+    pub wait_takeover: Duration,
 }
 
 impl Emqx {
@@ -66,7 +71,13 @@ impl Emqx {
         conn_evict_rate: 500,
         abs_conn_threshold: 1000.0,
         rel_conn_threshold: 1.1,
+        wait_takeover: Duration::from_secs(60),
     };
+
+    /// The donors have so little above the recipients that nothing more is evicted.
+    fn is_near(&self, donors: f64, recipients: f64) -> bool {
+        donors <= recipients + self.abs_conn_threshold || donors <= recipients * self.rel_conn_threshold
+    }
 }
 
 /// NATS' only setting.
@@ -87,6 +98,7 @@ pub struct Rival {
     /// EMQX: who gives, and who takes nothing new.
     donors: Vec<u16>,
     refusing: bool,
+    taking_over: bool,
     /// NATS: who is kicked, the next one last, and the time between two kicks.
     kicks: Vec<u32>,
     pause: Duration,
@@ -130,14 +142,7 @@ impl Sim {
     pub(crate) fn rival_step(&mut self) {
         match self.spec.mover {
             Mover::Planner | Mover::Age(_) => {}
-            Mover::Emqx(emqx) => {
-                let counts = self.counts();
-                let average = mean(counts.iter().map(|(_, held)| *held));
-                let donors = counts.iter().filter(|(_, held)| f64::from(*held) >= average);
-                self.rival.donors = donors.map(|(node, _)| *node).collect();
-                self.rival.refusing = false;
-                self.queue.push(self.now + emqx.wait_health_check, Event::Rival);
-            }
+            Mover::Emqx(emqx) => self.start_eviction(emqx),
             Mover::Nats(nats) => self.plan_kicks(nats),
         }
     }
@@ -146,6 +151,7 @@ impl Sim {
     pub(crate) fn rival_turn(&mut self) {
         match self.spec.mover {
             Mover::Planner | Mover::Age(_) => {}
+            Mover::Emqx(_) if self.rival.taking_over => self.rival = Rival::default(),
             Mover::Emqx(emqx) => self.evict(emqx),
             Mover::Nats(_) => {
                 if let Some(session) = self.rival.kicks.pop() {
@@ -173,17 +179,30 @@ impl Sim {
         }
     }
 
+    fn start_eviction(&mut self, emqx: Emqx) {
+        if !self.rival.donors.is_empty() {
+            return;
+        }
+        let counts = self.counts();
+        let average = mean(counts.iter().map(|(_, held)| *held));
+        let gives = |held: u32| f64::from(held) >= average;
+        let donors: Vec<u16> =
+            counts.iter().filter(|(_, held)| gives(*held)).map(|(node, _)| *node).collect();
+        let (above, below) = averages(&counts, &donors);
+        if donors.len() < counts.len() && !emqx.is_near(above, below) {
+            self.rival.donors = donors;
+            self.queue.push(self.now + emqx.wait_health_check, Event::Rival);
+        }
+    }
+
     fn evict(&mut self, emqx: Emqx) {
         self.rival.refusing = true;
         let counts = self.counts();
         let gives = |node: &u16| self.rival.donors.contains(node);
-        let donors = mean(counts.iter().filter(|(node, _)| gives(node)).map(|(_, held)| *held));
-        let recipients = mean(counts.iter().filter(|(node, _)| !gives(node)).map(|(_, held)| *held));
-        let near =
-            donors <= recipients + emqx.abs_conn_threshold || donors <= recipients * emqx.rel_conn_threshold;
-        if near {
-            self.rival.donors.clear();
-            self.rival.refusing = false;
+        let (donors, recipients) = averages(&counts, &self.rival.donors);
+        if emqx.is_near(donors, recipients) {
+            self.rival.taking_over = true;
+            self.queue.push(self.now + emqx.wait_takeover, Event::Rival);
             return;
         }
         let above = |(node, held): &&(u16, u32)| gives(node) && f64::from(*held) > recipients;
@@ -235,7 +254,47 @@ impl Sim {
     }
 }
 
+/// The mean of the donors, and that of the others.
+fn averages(counts: &[(u16, u32)], donors: &[u16]) -> (f64, f64) {
+    let of = |give: bool| {
+        let side = counts.iter().filter(move |(node, _)| donors.contains(node) == give);
+        mean(side.map(|(_, held)| *held))
+    };
+    (of(true), of(false))
+}
+
 fn mean(counts: impl Iterator<Item = u32>) -> f64 {
     let (sum, n) = counts.fold((0u64, 0u32), |(sum, n), count| (sum + u64::from(count), n + 1));
     sum as f64 / f64::from(n.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::rival_spec;
+    use crate::engine::Outcome;
+
+    /// 1,000 sessions on each of 3 endpoints, and a fourth; long enough for one rebalance.
+    fn emqx(settings: Emqx) -> Outcome {
+        let mut spec = rival_spec(0, 3_000, 3);
+        spec.mover = Mover::Emqx(settings);
+        spec.pool.planner.policy = balance::Policy::Random;
+        spec.length = Duration::from_secs(300);
+        Sim::new(spec, 1).run()
+    }
+
+    const SLOW: Emqx = Emqx { conn_evict_rate: 20, abs_conn_threshold: 10.0, ..Emqx::DEFAULT };
+
+    #[test]
+    fn emqx_donors_refuse_until_the_clients_in_flight_have_landed() {
+        let out = emqx(SLOW);
+        assert!(out.moves() > 0 && out.to_donor == 0, "{} moves, {} to donors", out.moves(), out.to_donor);
+        let hasty = emqx(Emqx { wait_takeover: Duration::ZERO, ..SLOW });
+        assert!(hasty.to_donor > 0, "without the wait some land where they came from");
+    }
+
+    #[test]
+    fn emqx_starts_nothing_within_its_thresholds() {
+        assert_eq!(emqx(Emqx { abs_conn_threshold: 1_000.0, ..SLOW }).moves(), 0);
+    }
 }
