@@ -1,6 +1,27 @@
 //! The cases that must hold, each with its bars. A case is a world by seed and a way to judge what came of it.
 //!
-//! The bars are those that the project has set for its planner; a case says what it measures, never what would be nice.
+//! A case says what it measures, never what would be nice. Its bars are of two kinds.
+//!
+//! The design's, from its table of what must be shown: `scale-out-1`, `-10` and `-million`, convergence of `one-to-two`,
+//! `two-to-three` and `two-with-drift` without a client moved twice, `five-on-two` and `two-on-five`, two moves at most in
+//! `rolling-restart-1` and `-surge` and a level end there and in `rolling-restart-3`, `scale-in-1` and `-10`,
+//! `half-unready`, 20 closes in `never-return-1`, the rate and the peak of `storm-*`.
+//!
+//! Ours, bounds against regression, set where the design says nothing or no replica can know enough:
+//!
+//! - `false_stops` everywhere, and how soon the small cases, drift and flapping have to be level.
+//! - `scale-out-churn`: 0.1 % of the moves may end at their donor. A client that one replica moved is new to the others,
+//!   and where clients come and go all the time the donor may just be the emptiest there.
+//! - `counts-*`: level, and no more moves than it takes. The guard's stops are told: a replica that believes to be alone
+//!   expects all of its clients back, and may stop on the safe side.
+//! - `rolling-restart-10`: two moves of a client in the mean. A replica does not know how often others have moved it.
+//! - `never-return-10`: 20 closes of each replica, in the mean. Each has to find out by itself, which takes 16 to 20.
+//! - `never-return-10-churn`: 75 of each replica, since clients that come meanwhile look like some that return; and four of
+//!   five guards stop, since those same clients fill the new endpoint, and a replica may have nothing left to move before.
+//!   `never-return-1-churn` keeps the 20.
+//! - `fifth-never-returns`: the guard stops at all; with 3 replicas it is told only.
+//! - What is said of other cases: `rolling-restart-slow`, `scale-in-mute`, `flapping-*`, `slow-endpoint`, the end of `storm-*`.
+//!
 //! Not here: running them over many seeds (`runner`) and printing (`table`).
 
 mod faults;
