@@ -178,6 +178,10 @@ impl Planner {
 
     /// Begins to level.
     pub(crate) fn start(&mut self, now: Time, trigger: Trigger) {
+        for index in 0..self.slots.len() {
+            // One that was given up is asked once more.
+            self.slots.update(now, index, |slot| slot.misses = slot.misses.min(MISSES_MAX));
+        }
         let moves = self.needed(self.shares()).moves;
         // When endpoints have changed, all replicas have something to move; otherwise perhaps only this one.
         self.guard.set_alone(trigger != Trigger::Endpoints);

@@ -235,6 +235,20 @@ fn young_sessions_are_asked_for_again_and_move_when_they_are_old_enough() {
 }
 
 #[test]
+fn sessions_that_may_not_move_for_long_move_when_that_is_over() {
+    let mut world = World::new(Limits { min_age: Duration::from_secs(900), ..Limits::default() }, &ready(2));
+    world.connect(0..200);
+    world.run_for(10);
+    world.endpoints(&ready(3));
+    world.run_until(899_000);
+    let asked = world.log.moves.len();
+    assert!((10..=120).contains(&asked), "now and then, not {asked} times in 15 minutes");
+    assert_eq!(world.plans_started(), [], "a plan that moves nothing is not told of");
+    world.run_until(1_000_000);
+    assert_level(&world);
+}
+
+#[test]
 fn drift_is_found_by_the_periodic_check() {
     let mut world = settled(2, 400);
     let leaving: Vec<u32> = world

@@ -332,7 +332,8 @@ impl Sim {
             [Leg::Downstream, Leg::Upstream].iter().map(|leg| relay.session.undeliverable_to(*leg)).sum();
         self.out.undeliverable += u64::from(lost);
         let record = &self.sessions[session as usize];
-        let how = if relay.is_leaving && !record.recycled { Ended::Gone } else { how };
+        let gone = if relay.session.has_client_answered() { Ended::Gone } else { Ended::Unanswered };
+        let how = if relay.is_leaving && !record.recycled { gone } else { how };
         let (client, replica, node) = (record.client, usize::from(record.replica), record.endpoint);
         let (visitor, id) = (self.visitor(session), self.id(node));
         self.replicas[replica].planner.handle_closed(self.now, &id, how, visitor);
