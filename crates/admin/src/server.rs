@@ -28,8 +28,8 @@ use crate::token::TokenFile;
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 64;
-/// Longest wait for a complete request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a complete request head: silent connections must not keep the kubelet's probes waiting for long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait from the head to the answer, the request's body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest connection, from its acceptance until the answer is taken.
