@@ -9,6 +9,7 @@
 
 mod admission;
 mod age;
+mod bookkeeping;
 mod commands;
 mod drain;
 mod events;
