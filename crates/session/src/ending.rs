@@ -121,6 +121,7 @@ impl Session {
                 for leg in Leg::BOTH {
                     let state = self.leg_mut(leg);
                     state.fin = true;
+                    state.given_up = !state.ended;
                     state.ended = true;
                     state.broken = true;
                 }

@@ -54,6 +54,8 @@ pub(crate) struct LegState {
     pub close_received: bool,
     /// Nothing more comes from it.
     pub ended: bool,
+    /// It had not ended when its time was up.
+    pub given_up: bool,
     /// It takes nothing more.
     pub broken: bool,
     /// We ended our side of it, or are about to.
@@ -70,6 +72,7 @@ impl LegState {
             close_sent: false,
             close_received: false,
             ended: false,
+            given_up: false,
             broken: false,
             fin: false,
             sealed: false,

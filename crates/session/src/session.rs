@@ -250,9 +250,9 @@ impl Session {
         by_endpoint && !self.up.close_received && !self.opaque
     }
 
-    /// True when the client has answered a Close, sent one, or ended its stream: it was there.
+    /// True when the client has answered a Close, sent one, or ended its stream by itself: it was there.
     pub fn has_client_answered(&self) -> bool {
-        self.down.close_received || self.down.ended
+        self.down.close_received || self.down.ended && !self.down.given_up
     }
 
     /// Data messages that began towards `leg`.

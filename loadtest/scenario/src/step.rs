@@ -50,21 +50,21 @@ pub struct Step {
 /// What a step does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// See [`Step::scale`].
+    /// See `scale` of a step.
     Scale(u32),
-    /// See [`Step::drain`].
+    /// See `drain` of a step.
     Drain(Vec<String>),
-    /// See [`Step::kill`].
+    /// See `kill` of a step.
     Kill(String),
-    /// See [`Step::revive`].
+    /// See `revive` of a step.
     Revive(String),
-    /// See [`Step::restart`].
+    /// See `restart` of a step.
     Restart(String),
-    /// See [`Step::flap`].
+    /// See `flap` of a step.
     Flap(Flap),
-    /// See [`Step::pause`].
+    /// See `pause` of a step.
     Pause,
-    /// See [`Step::resume`].
+    /// See `resume` of a step.
     Resume,
 }
 
