@@ -33,7 +33,8 @@ impl Planner {
         }
         self.settle = None;
         if !self.is_blocked() && self.run.is_none() {
-            self.start(now, Trigger::Command);
+            let moves = self.needed(self.shares()).moves;
+            self.start(now, Trigger::Command, moves);
         }
     }
 

@@ -8,8 +8,8 @@
 
 /// Less than any difference between two levels that whole sessions can make.
 const EPSILON: f64 = 1e-6;
-/// Halvings of the search: enough to tell levels apart that differ by `EPSILON`.
-const HALVINGS: u32 = 45;
+/// Halvings of a search at most.
+const HALVINGS_MAX: u32 = 60;
 
 /// One endpoint that takes part.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -27,7 +27,10 @@ pub(crate) struct Side {
 impl Side {
     /// What it gives to come down to `level`.
     fn give(&self, level: f64) -> u64 {
-        let down_to = (level * self.weight - EPSILON).ceil().max(0.0) as u64;
+        let exact = level * self.weight - EPSILON;
+        // Rounded up; `f64::ceil` is a call on processors without a rounding instruction.
+        let whole = exact as u64;
+        let down_to = whole + u64::from((whole as f64) < exact);
         self.held.saturating_sub(down_to).min(self.most)
     }
 
@@ -53,7 +56,7 @@ fn level(sides: &[Side], inbound: u64) -> f64 {
         given <= room
     };
     if fits(top) {
-        return lowest(top, fits);
+        return lowest(sides, top, fits);
     }
     // What is on its way fills everybody beyond the fullest, or there is no room: nobody has anything to give.
     top
@@ -70,7 +73,10 @@ pub(crate) fn gives(sides: &[Side], inbound: u64) -> Vec<(usize, u64)> {
 pub(crate) fn cap(sides: &[Side], gives: Vec<(usize, u64)>, moves: u64) -> Vec<(usize, u64)> {
     let top = sides.iter().map(Side::load).fold(0.0, f64::max);
     let part = |level: f64, (place, count): &(usize, u64)| sides[*place].give(level).min(*count);
-    let level = lowest(top, |level| gives.iter().map(|give| part(level, give)).sum::<u64>() <= moves);
+    if gives.iter().map(|(_, count)| count).sum::<u64>() <= moves {
+        return gives;
+    }
+    let level = lowest(sides, top, |level| gives.iter().map(|give| part(level, give)).sum::<u64>() <= moves);
     let mut left = moves - gives.iter().map(|give| part(level, give)).sum::<u64>();
     let capped = gives.iter().map(|give| {
         // Those at the level itself share what is left.
@@ -86,15 +92,20 @@ pub(crate) fn cap(sides: &[Side], gives: Vec<(usize, u64)>, moves: u64) -> Vec<(
 /// up to more than `count`.
 pub(crate) fn takes(sides: &[Side], count: u64) -> Vec<(usize, u64)> {
     let top = sides.iter().map(Side::load).fold(0.0, f64::max) + count as f64 + 1.0;
-    let level = lowest(top, |level| sides.iter().map(|side| side.take(level)).sum::<u64>() >= count);
+    let level = lowest(sides, top, |level| sides.iter().map(|side| side.take(level)).sum::<u64>() >= count);
     let take = |(place, side): (usize, &Side)| (place, side.take(level));
     sides.iter().enumerate().map(take).filter(|(_, count)| *count > 0).collect()
 }
 
-/// The lowest level from 0 to `top` at which `holds`, which holds at `top` and above each level where it does.
-fn lowest(top: f64, holds: impl Fn(f64) -> bool) -> f64 {
+/// The lowest level from 0 to `top` at which `holds`, which holds at `top` and above each level where it does: so close
+/// that no side sees the difference.
+fn lowest(sides: &[Side], top: f64, holds: impl Fn(f64) -> bool) -> f64 {
+    let heaviest = sides.iter().map(|side| side.weight).fold(1.0, f64::max);
     let (mut low, mut high) = (0.0, top);
-    for _ in 0..HALVINGS {
+    for _ in 0..HALVINGS_MAX {
+        if (high - low) * heaviest < EPSILON / 2.0 {
+            break;
+        }
         let middle = f64::midpoint(low, high);
         if holds(middle) { high = middle } else { low = middle }
     }

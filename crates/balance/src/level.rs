@@ -163,26 +163,35 @@ impl Planner {
             self.next_check = now + self.settings.limits.interval;
             let trigger = std::mem::replace(&mut self.trigger, Trigger::Drift);
             match self.run.map(|run| run.moved) {
-                None if self.exceeds(self.shares()) => self.start(now, trigger),
+                None => {
+                    if let Some(needed) = self.beyond_band(self.shares()) {
+                        self.start(now, trigger, needed.moves);
+                        self.plan_batch(now, needed);
+                    }
+                }
                 Some(moved) if trigger == Trigger::Endpoints => {
                     let needed = self.needed(self.shares()).moves;
                     self.run.iter_mut().for_each(|run| run.moves_max = moved + allowed(needed));
                 }
-                None | Some(_) => {}
+                Some(_) => {}
             }
         }
-        if self.run.is_some_and(|run| run.next <= now) {
-            self.plan_batch(now);
+        match self.run.filter(|run| run.next <= now) {
+            Some(run) if run.moved >= run.moves_max => self.finish(now),
+            Some(_) => {
+                let needed = self.needed(self.shares());
+                self.plan_batch(now, needed);
+            }
+            None => {}
         }
     }
 
-    /// Begins to level.
-    pub(crate) fn start(&mut self, now: Time, trigger: Trigger) {
+    /// Begins to level, which takes so many moves.
+    pub(crate) fn start(&mut self, now: Time, trigger: Trigger, moves: u64) {
         for index in 0..self.slots.len() {
             // One that was given up is asked once more.
             self.slots.update(now, index, |slot| slot.misses = slot.misses.min(MISSES_MAX));
         }
-        let moves = self.needed(self.shares()).moves;
         // When endpoints have changed, all replicas have something to move; otherwise perhaps only this one.
         self.guard.set_alone(trigger != Trigger::Endpoints);
         let (moves_max, planned) = (allowed(moves), Some((trigger, moves)));
@@ -206,35 +215,43 @@ impl Planner {
         limits.moves_per_second_max.unwrap_or_else(tier) / replicas * factor
     }
 
-    /// True when some endpoint is beyond the band in which nothing is done, on either side, and moves would help.
-    pub(crate) fn exceeds(&self, shares: Shares) -> bool {
-        let (start, _) = self.ratios();
-        let min_surplus = u64::from(self.settings.limits.min_surplus);
-        let is_above = |slot: &Slot| {
-            let held = u64::from(slot.held());
-            held as f64 > shares.target(slot.weight) * start
-                && held.saturating_sub(shares.floor(slot.weight)) >= min_surplus
-        };
-        // With several replicas as many clients come as chance sends here: a lack of three standard deviations is no news.
-        let sigmas = if self.replicas > 1 { 3.0 } else { 0.0 };
-        let is_below = |slot: &Slot| {
-            let (held, target) = (u64::from(slot.held()), shares.target(slot.weight));
-            (held as f64) < target * (2.0 - start) - sigmas * target.sqrt()
-                && shares.floor(slot.weight).saturating_sub(held) >= min_surplus
-        };
+    /// What it takes when some endpoint is beyond the band in which nothing is done, on either side, and moves would help.
+    fn beyond_band(&self, shares: Shares) -> Option<Needed> {
         // Few pools are beyond the band at any time: only those are looked at closely.
-        let above = self.sharers().any(|(_, slot)| is_above(slot));
-        let below = self.sharers().any(|(_, slot)| is_below(slot));
-        if !above && !below {
-            return false;
+        if !self.is_beyond_band(shares) {
+            return None;
         }
         let needed = self.needed(shares);
-        needed.for_the_low > 0 && below
-            || needed.moves > 0
-                && needed.gives.iter().any(|(place, _)| is_above(self.slots.at(needed.sides[*place].index)))
+        let below = self.sharers().any(|(_, slot)| self.is_below(slot, shares));
+        let mut givers = needed.gives.iter().map(|(place, _)| self.slots.at(needed.sides[*place].index));
+        let helps = needed.for_the_low > 0 && below
+            || needed.moves > 0 && givers.any(|slot| self.is_above(slot, shares));
+        helps.then_some(needed)
     }
 
-    fn needed(&self, shares: Shares) -> Needed {
+    /// True when some endpoint is, whether moves would help or not.
+    pub(crate) fn is_beyond_band(&self, shares: Shares) -> bool {
+        self.sharers().any(|(_, slot)| self.is_above(slot, shares) || self.is_below(slot, shares))
+    }
+
+    fn is_above(&self, slot: &Slot, shares: Shares) -> bool {
+        let ((start, _), held) = (self.ratios(), u64::from(slot.held()));
+        let surplus = held.saturating_sub(shares.floor(slot.weight));
+        held as f64 > shares.target(slot.weight) * start
+            && surplus >= u64::from(self.settings.limits.min_surplus)
+    }
+
+    fn is_below(&self, slot: &Slot, shares: Shares) -> bool {
+        let ((start, _), held) = (self.ratios(), u64::from(slot.held()));
+        let target = shares.target(slot.weight);
+        // With several replicas as many clients come as chance sends here: a lack of three standard deviations is no news.
+        let sigmas = if self.replicas > 1 { 3.0 } else { 0.0 };
+        let lack = shares.floor(slot.weight).saturating_sub(held);
+        (held as f64) < target * (2.0 - start) - sigmas * target.sqrt()
+            && lack >= u64::from(self.settings.limits.min_surplus)
+    }
+
+    pub(crate) fn needed(&self, shares: Shares) -> Needed {
         self.needed_among(shares, Slot::takes_part, |_| u64::MAX)
     }
 
@@ -289,12 +306,9 @@ impl Planner {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.takes_part())
     }
 
-    fn plan_batch(&mut self, now: Time) {
-        if self.run.is_some_and(|run| run.moved >= run.moves_max) {
-            return self.finish(now);
-        }
+    fn plan_batch(&mut self, now: Time, needed: Needed) {
         let shares = self.shares();
-        let mut donors = self.donors(now, shares);
+        let mut donors = self.donors(now, needed);
         if donors.able.is_empty() {
             return match donors.held_back_until {
                 Some(at) => self.look_at(at),
@@ -378,8 +392,8 @@ impl Planner {
         self.queue.push_back(Move { from: id, count, reason, deadline });
     }
 
-    fn donors(&self, now: Time, shares: Shares) -> Donors {
-        let Needed { moves, sides, gives, .. } = self.needed(shares);
+    fn donors(&self, now: Time, needed: Needed) -> Donors {
+        let Needed { moves, sides, gives, .. } = needed;
         let mut donors = Donors { able: BinaryHeap::new(), moves, held_back_until: None };
         if moves == 0 {
             return donors;

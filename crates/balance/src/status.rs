@@ -292,7 +292,7 @@ impl Planner {
             let last = new.map(|slot| slot.capacity_at).max().unwrap_or(now);
             let why = format!("{} endpoints are new; they count in {}", totals.unseasoned, seconds(last));
             (PoolState::Settling, why)
-        } else if self.exceeds(self.shares()) {
+        } else if self.is_beyond_band(self.shares()) {
             let why = "an endpoint is outside its band: looked at in the next check, or nothing there may be moved yet";
             (PoolState::Level, why.to_owned())
         } else {
