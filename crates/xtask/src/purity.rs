@@ -10,14 +10,15 @@ use crate::source::{Source, has_word};
 use crate::tree::{File, text_files};
 
 /// Crate -> our crates that it may be compiled with.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("ws", &[]),
-    ("session", &["model", "ws"]),
+    ("amqp", &[]),
+    ("session", &["amqp", "model", "ws"]),
     ("balance", &["model"]),
     ("config", &["balance", "model", "ws"]),
     ("discovery", &["config", "model"]),
-    ("gateway", &["balance", "config", "model", "session", "ws"]),
+    ("gateway", &["amqp", "balance", "config", "model", "session", "ws"]),
     ("admin", &["config", "model"]),
     ("evenkeel", &["admin", "config", "discovery", "gateway", "model"]),
     ("scenario", &["model"]),
@@ -27,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates without clock, random source, socket, thread, environment, file or hash order.
-const PURE: [&str; 6] = ["model", "ws", "session", "balance", "config", "scenario"];
+const PURE: [&str; 7] = ["model", "ws", "amqp", "session", "balance", "config", "scenario"];
 
 /// Parts of other crates that are held to the same: text rules only, by the beginning of the path.
 const PURE_PARTS: [&str; 5] = [

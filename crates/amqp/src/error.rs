@@ -1,0 +1,123 @@
+//! What can be wrong with a frame, in words for the developer of the peer that sent it, and the reply codes.
+
+/// Reply codes of the specification (constants of the XML definition).
+pub mod code {
+    /// Nothing is wrong.
+    pub const SUCCESS: u16 = 200;
+    /// An operator closes the connection: clients may connect again.
+    pub const CONNECTION_FORCED: u16 = 320;
+    /// The login was refused.
+    pub const ACCESS_REFUSED: u16 = 403;
+    /// The virtual host is not there.
+    pub const NOT_ALLOWED: u16 = 530;
+    /// A frame is malformed.
+    pub const FRAME_ERROR: u16 = 501;
+    /// A method's fields are malformed.
+    pub const SYNTAX_ERROR: u16 = 502;
+    /// A method that is not legal at this moment.
+    pub const COMMAND_INVALID: u16 = 503;
+    /// A frame for a channel that is not open.
+    pub const CHANNEL_ERROR: u16 = 504;
+    /// A frame that is not expected at this point.
+    pub const UNEXPECTED_FRAME: u16 = 505;
+    /// Something here is broken.
+    pub const INTERNAL_ERROR: u16 = 541;
+}
+
+/// Why a byte stream is not, or no longer, a legal sequence of AMQP 0-9-1 frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Not one of the four types.
+    #[error("expected frame type 1, 2, 3 or 8, found {0} (AMQP 0-9-1 4.2.3)")]
+    Kind(u8),
+    /// More than was agreed.
+    #[error(
+        "expected a frame of at most {frame_bytes_max} bytes (frame_max), found one of {frame_bytes} (AMQP 0-9-1 4.2.3)"
+    )]
+    TooLong {
+        /// The whole frame.
+        frame_bytes: u64,
+        /// What was agreed.
+        frame_bytes_max: u32,
+    },
+    /// The octet behind the payload.
+    #[error("expected frame end octet 0xCE, found {0:#04X} (AMQP 0-9-1 4.2.3)")]
+    End(u8),
+    /// A heartbeat that carries something, or on a channel.
+    #[error(
+        "expected a heartbeat without payload on channel 0, found {size} bytes on channel {channel} (AMQP 0-9-1 4.2.7)"
+    )]
+    Heartbeat {
+        /// Its channel.
+        channel: u16,
+        /// Its payload.
+        size: u32,
+    },
+    /// A method or content header that ends before its fixed fields do.
+    #[error("expected at least {expected} bytes of payload, found {found} (AMQP 0-9-1 4.2.4, 4.2.6.1)")]
+    TooShort {
+        /// Bytes of the fixed fields.
+        expected: u32,
+        /// Bytes announced.
+        found: u32,
+    },
+    /// Content on channel 0.
+    #[error("expected content on a channel, found it on channel 0 (AMQP 0-9-1 4.2.6)")]
+    ContentOnZero,
+    /// A content header of another class than the method before it.
+    #[error("expected a content header of class {expected}, found class {found} (AMQP 0-9-1 4.2.6.1)")]
+    Class {
+        /// The method's class.
+        expected: u16,
+        /// The header's.
+        found: u16,
+    },
+    /// More body than the header has announced.
+    #[error("expected at most {left} more bytes of body, found {found} (AMQP 0-9-1 4.2.6.2)")]
+    BodyTooLong {
+        /// Bytes that were left.
+        left: u64,
+        /// Bytes in this frame.
+        found: u32,
+    },
+    /// A frame out of turn: content without a method, or a method inside a content.
+    #[error("expected {expected}, found {found:?} on channel {channel} (AMQP 0-9-1 4.2.6)")]
+    Unexpected {
+        /// The channel.
+        channel: u16,
+        /// What should have come.
+        expected: &'static str,
+        /// What came.
+        found: crate::Kind,
+    },
+    /// A method whose fields do not fit its frame.
+    #[error(
+        "expected the fields of method {class}.{method}, found a frame that ends within them (AMQP 0-9-1 4.2.4)"
+    )]
+    Fields {
+        /// Class id.
+        class: u16,
+        /// Method id.
+        method: u16,
+    },
+}
+
+impl FrameError {
+    /// The reply code with which the connection is closed.
+    ///
+    /// RabbitMQ and the specification agree on 501 for what is malformed and on 505 for what is out of turn.
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Kind(_)
+            | Self::TooLong { .. }
+            | Self::End(_)
+            | Self::Heartbeat { .. }
+            | Self::TooShort { .. }
+            | Self::ContentOnZero
+            | Self::Class { .. }
+            | Self::BodyTooLong { .. } => code::FRAME_ERROR,
+            Self::Unexpected { .. } => code::UNEXPECTED_FRAME,
+            Self::Fields { .. } => code::SYNTAX_ERROR,
+        }
+    }
+}

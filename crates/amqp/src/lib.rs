@@ -1,0 +1,33 @@
+//! AMQP 0-9-1 without IO: frame scanner, codec of the tracked methods, client side of the handshake, credentials.
+//!
+//! The gateway passes frames through byte for byte. This crate follows them: [`Scanner`] says where frames begin and
+//! end, [`Method`] gives the fields of the few methods that matter for moving a connection, [`write`] builds those that
+//! the gateway sends itself, [`patch`] changes a delivery tag where it stands. Content is never parsed.
+//!
+//! Not here: sockets, deadlines, what a channel remembers and what a migration does (`session`).
+//!
+//! Sources: AMQP 0-9-1 specification and its XML definition, RabbitMQ's extensions (confirm, nack, blocked,
+//! update-secret). Section numbers are those of the specification.
+
+mod credentials;
+mod error;
+mod forced;
+mod frame;
+mod login;
+mod method;
+mod reader;
+mod scan;
+mod start;
+mod table;
+pub mod write;
+
+pub use credentials::{Credentials, SASL_BYTES_MAX};
+pub use error::{FrameError, code};
+pub use forced::{Frames10, forced_close};
+pub use frame::{FRAME_END, FRAME_OVERHEAD, HEADER_BYTES, Kind, PROTOCOL_HEADER, Protocol, protocol_of};
+pub use login::{Login, LoginError, Progress};
+pub use method::{Bits, CLASS_BASIC, Consume, Declare, Method, MethodId, patch};
+pub use reader::Reader;
+pub use scan::{METHOD_BYTES_MAX, Piece, Scanner};
+pub use start::{Start, StartOk, Tune, open_vhost, write_open};
+pub use table::{Table, Value};
