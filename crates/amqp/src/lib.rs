@@ -9,6 +9,7 @@
 //! Sources: AMQP 0-9-1 specification and its XML definition, RabbitMQ's extensions (confirm, nack, blocked,
 //! update-secret). Section numbers are those of the specification.
 
+mod content;
 mod credentials;
 mod error;
 mod forced;
@@ -21,6 +22,7 @@ mod start;
 mod table;
 pub mod write;
 
+pub use content::{Content, Expect};
 pub use credentials::{Credentials, SASL_BYTES_MAX};
 pub use error::{FrameError, code};
 pub use forced::{Frames10, forced_close};
