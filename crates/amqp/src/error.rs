@@ -8,11 +8,11 @@ pub mod code {
     pub const CONNECTION_FORCED: u16 = 320;
     /// The login was refused.
     pub const ACCESS_REFUSED: u16 = 403;
-    /// The virtual host is not there.
+    /// Something that is not allowed: the virtual host is not there, or the client asks for more than it was offered.
     pub const NOT_ALLOWED: u16 = 530;
     /// A frame is malformed.
     pub const FRAME_ERROR: u16 = 501;
-    /// A method's fields are malformed.
+    /// A field has an illegal value.
     pub const SYNTAX_ERROR: u16 = 502;
     /// A method that is not legal at this moment.
     pub const COMMAND_INVALID: u16 = 503;
@@ -62,8 +62,18 @@ pub enum FrameError {
         found: u32,
     },
     /// Content on channel 0.
-    #[error("expected content on a channel, found it on channel 0 (AMQP 0-9-1 4.2.6)")]
+    #[error("expected content on a channel, found it on channel 0 (AMQP 0-9-1 4.2.6.1)")]
     ContentOnZero,
+    /// A method of class connection on a channel, or another one on channel 0.
+    #[error(
+        "expected methods of class 10 on channel 0 and no others there, found class {class} on channel {channel} (AMQP 0-9-1 4.2.3)"
+    )]
+    Channel {
+        /// Its channel.
+        channel: u16,
+        /// Its class.
+        class: u16,
+    },
     /// A content header of another class than the method before it.
     #[error("expected a content header of class {expected}, found class {found} (AMQP 0-9-1 4.2.6.1)")]
     Class {
@@ -105,7 +115,9 @@ pub enum FrameError {
 impl FrameError {
     /// The reply code with which the connection is closed.
     ///
-    /// RabbitMQ and the specification agree on 501 for what is malformed and on 505 for what is out of turn.
+    /// It is the specification's wherever that names one (4.2.3, 4.2.6.1, 4.2.7). RabbitMQ differs in two: it answers content
+    /// on channel 0 and a content header of another class with 505. For a wrong type or end octet the specification wants the
+    /// connection closed without a word; RabbitMQ says 501 first, and so does this.
     pub const fn code(&self) -> u16 {
         match self {
             Self::Kind(_)
@@ -113,11 +125,12 @@ impl FrameError {
             | Self::End(_)
             | Self::Heartbeat { .. }
             | Self::TooShort { .. }
-            | Self::ContentOnZero
             | Self::Class { .. }
-            | Self::BodyTooLong { .. } => code::FRAME_ERROR,
+            | Self::BodyTooLong { .. }
+            | Self::Fields { .. } => code::FRAME_ERROR,
+            Self::Channel { channel: 1.., .. } => code::COMMAND_INVALID,
+            Self::Channel { channel: 0, .. } | Self::ContentOnZero => code::CHANNEL_ERROR,
             Self::Unexpected { .. } => code::UNEXPECTED_FRAME,
-            Self::Fields { .. } => code::SYNTAX_ERROR,
         }
     }
 }

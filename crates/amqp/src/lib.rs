@@ -28,7 +28,7 @@ pub use error::{FrameError, code};
 pub use forced::{Frames10, forced_close};
 pub use frame::{FRAME_END, FRAME_OVERHEAD, HEADER_BYTES, Kind, PROTOCOL_HEADER, Protocol, protocol_of};
 pub use login::{Login, LoginError, Progress};
-pub use method::{Bits, CLASS_BASIC, Consume, Declare, Method, MethodId, patch};
+pub use method::{Bits, CLASS_BASIC, CLASS_CONNECTION, Consume, Declare, Method, MethodId, Secret, patch};
 pub use reader::Reader;
 pub use scan::{METHOD_BYTES_MAX, Piece, Scanner};
 pub use start::{Start, StartOk, Tune, open_vhost, write_open};

@@ -22,13 +22,21 @@ pub enum Login {
     Done,
 }
 
-/// What follows from a broker's method.
-#[derive(Debug)]
+/// What follows from a broker's method. Its `Debug` does not show what is sent: one of them is the secret.
 pub enum Progress {
     /// Send these bytes.
     Send(Zeroizing<Vec<u8>>),
     /// The connection is open.
     Open,
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Send(_) => "Send(secret)",
+            Self::Open => "Open",
+        })
+    }
 }
 
 /// Why a login does not succeed.

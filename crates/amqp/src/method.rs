@@ -1,7 +1,7 @@
 //! Methods: their ids, the fields that matter here, and the one place where a field is changed.
 
 use crate::error::FrameError;
-use crate::frame::HEADER_BYTES;
+use crate::frame::{HEADER_BYTES, Kind};
 use crate::reader::Reader;
 use crate::table::Table;
 
@@ -45,6 +45,8 @@ ids! {
     CHANNEL_FLOW_OK = 20, 21;
     CHANNEL_CLOSE = 20, 40;
     CHANNEL_CLOSE_OK = 20, 41;
+    ACCESS_REQUEST = 30, 10;
+    ACCESS_REQUEST_OK = 30, 11;
     EXCHANGE_DECLARE = 40, 10;
     EXCHANGE_DECLARE_OK = 40, 11;
     EXCHANGE_DELETE = 40, 20;
@@ -90,6 +92,9 @@ ids! {
     TX_ROLLBACK = 90, 30;
     TX_ROLLBACK_OK = 90, 31;
 }
+
+/// The class that has channel 0 for itself: connection.
+pub const CLASS_CONNECTION: u16 = 10;
 
 /// The class of content that exists: basic.
 pub const CLASS_BASIC: u16 = 60;
@@ -154,6 +159,16 @@ impl Bits {
     }
 }
 
+/// A new password or token. Its `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secret<'a>(pub &'a [u8]);
+
+impl std::fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
 impl Consume<'_> {
     /// Nothing is acknowledged.
     pub const fn no_ack(&self) -> bool {
@@ -205,7 +220,7 @@ pub enum Method<'a> {
     Blocked,
     Unblocked,
     UpdateSecret {
-        secret: &'a [u8],
+        secret: Secret<'a>,
     },
     UpdateSecretOk,
     ChannelOpen,
@@ -286,13 +301,16 @@ pub enum Method<'a> {
 }
 
 impl<'a> Method<'a> {
-    /// Reads a method's payload.
+    /// Reads a method's payload, as far as the last field that is given here. What follows is for the receiver to judge, as
+    /// is whether a name is UTF-8 and a table well-formed.
     ///
     /// # Errors
-    /// [`FrameError::Fields`] when the payload ends within the fields.
+    /// [`FrameError::Fields`] when the payload ends within these fields.
     pub fn parse(payload: &'a [u8]) -> Result<Self, FrameError> {
         let id = MethodId::of(payload);
-        fields(id, Reader::new(payload.get(4..).unwrap_or_default()))
+        payload
+            .get(4..)
+            .and_then(|rest| fields(id, Reader::new(rest)))
             .ok_or(FrameError::Fields { class: id.class(), method: id.method() })
     }
 }
@@ -301,6 +319,12 @@ fn fields<'a>(id: MethodId, mut r: Reader<'a>) -> Option<Method<'a>> {
     Some(match id.class() {
         10 => connection(id, r)?,
         20 => channel(id, r)?,
+        30 => match id {
+            // Left over from AMQP 0-8; RabbitMQ answers it still.
+            MethodId::ACCESS_REQUEST => Method::Request { nowait: false },
+            MethodId::ACCESS_REQUEST_OK => Method::Reply(id),
+            _ => Method::Other(id),
+        },
         50 => queue(id, r)?,
         60 => basic(id, r)?,
         40 => match id {
@@ -351,7 +375,7 @@ fn connection<'a>(id: MethodId, mut r: Reader<'a>) -> Option<Method<'a>> {
         MethodId::CONNECTION_CLOSE_OK => Method::CloseOk,
         MethodId::CONNECTION_BLOCKED => Method::Blocked,
         MethodId::CONNECTION_UNBLOCKED => Method::Unblocked,
-        MethodId::CONNECTION_UPDATE_SECRET => Method::UpdateSecret { secret: r.long_string()? },
+        MethodId::CONNECTION_UPDATE_SECRET => Method::UpdateSecret { secret: Secret(r.long_string()?) },
         MethodId::CONNECTION_UPDATE_SECRET_OK => Method::UpdateSecretOk,
         _ => Method::Other(id),
     })
@@ -431,25 +455,31 @@ fn basic<'a>(id: MethodId, mut r: Reader<'a>) -> Option<Method<'a>> {
     })
 }
 
-/// Changes the tag of an ack, nack, reject, get-ok or deliver where it stands in `frame` (header included). False when
-/// the frame is none of them, or too short.
+/// Changes the tag of an ack, nack, reject, get-ok or deliver where it stands in `frame`, which is a whole one. False, and
+/// nothing is changed, when the frame is none of them or has no room for a tag.
 pub fn patch(frame: &mut [u8], tag: u64) -> bool {
-    let Some(payload) = frame.get(HEADER_BYTES..) else { return false };
-    let at = match MethodId::of(payload) {
-        MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT | MethodId::BASIC_GET_OK => {
-            TAG_AT
-        }
-        MethodId::BASIC_DELIVER => match frame.get(TAG_AT) {
-            Some(&len) => TAG_AT + 1 + usize::from(len),
-            None => return false,
-        },
-        _ => return false,
-    };
-    match frame.get_mut(at..at + 8) {
+    let Some(place) = tag_place(frame) else { return false };
+    match frame.get_mut(place) {
         Some(field) => {
             field.copy_from_slice(&tag.to_be_bytes());
             true
         }
         None => false,
     }
+}
+
+/// Where the tag stands: within the payload, never on the end octet.
+fn tag_place(frame: &[u8]) -> Option<std::ops::Range<usize>> {
+    if frame.first() != Some(&Kind::Method.as_u8()) {
+        return None;
+    }
+    let payload = frame.get(HEADER_BYTES..frame.len() - 1)?;
+    let at = match MethodId::of(payload) {
+        MethodId::BASIC_ACK | MethodId::BASIC_NACK | MethodId::BASIC_REJECT | MethodId::BASIC_GET_OK => {
+            TAG_AT
+        }
+        MethodId::BASIC_DELIVER => TAG_AT + 1 + usize::from(*frame.get(TAG_AT)?),
+        _ => return None,
+    };
+    (at + 8 < frame.len()).then(|| at..at + 8)
 }

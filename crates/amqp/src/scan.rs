@@ -5,6 +5,7 @@
 
 use crate::error::FrameError;
 use crate::frame::{FRAME_END, FRAME_OVERHEAD, HEADER_BYTES, Kind};
+use crate::method::CLASS_CONNECTION;
 
 /// Payload bytes of the longest method that is waited for. A longer one passes in pieces, and is not looked into.
 pub const METHOD_BYTES_MAX: u32 = 64 * 1024;
@@ -103,6 +104,9 @@ impl Scanner {
         if bytes.len() < needed {
             return Ok(Piece::NotYet);
         }
+        if kind == Kind::Method {
+            check_channel(channel, u16::from_be_bytes([bytes[HEADER_BYTES], bytes[HEADER_BYTES + 1]]))?;
+        }
         let len = bytes.len().min(whole);
         if len == whole && bytes[len - 1] != FRAME_END {
             return Err(FrameError::End(bytes[len - 1]));
@@ -130,10 +134,9 @@ impl Scanner {
         let frame_bytes = u64::from(size) + FRAME_OVERHEAD as u64;
         // RabbitMQ measures the payload against frame_max, so a peer that does the same is not refused.
         let slack = FRAME_OVERHEAD as u64;
-        if self.frame_bytes_max > 0 && frame_bytes > u64::from(self.frame_bytes_max) + slack
-            || frame_bytes > u64::from(u32::MAX)
-        {
-            return Err(FrameError::TooLong { frame_bytes, frame_bytes_max: self.frame_bytes_max });
+        let frame_bytes_max = if self.frame_bytes_max == 0 { u32::MAX } else { self.frame_bytes_max };
+        if frame_bytes > (u64::from(frame_bytes_max) + slack).min(u64::from(u32::MAX)) {
+            return Err(FrameError::TooLong { frame_bytes, frame_bytes_max });
         }
         let fixed = match kind {
             Kind::Method => METHOD_FIXED,
@@ -152,4 +155,13 @@ impl Scanner {
         }
         Ok(())
     }
+}
+
+/// Class connection has channel 0 for itself (section 4.2.3).
+#[inline]
+const fn check_channel(channel: u16, class: u16) -> Result<(), FrameError> {
+    if (channel == 0) != (class == CLASS_CONNECTION) {
+        return Err(FrameError::Channel { channel, class });
+    }
+    Ok(())
 }
