@@ -2,6 +2,8 @@
 //!
 //! Source: OASIS AMQP 1.0, part 2 (transport), sections 2.3 (framing) and 2.7.9 (close).
 
+use crate::write::cut;
+
 /// Follows the frames of one direction of AMQP 1.0: a size, then that many bytes, its own four included.
 ///
 /// Protocol headers stand between frames (SASL first, then AMQP): eight bytes that begin with `AMQP`.
@@ -45,7 +47,7 @@ impl Frames10 {
 /// A `close` performative with the error `amqp:connection:forced` and this description (at most 255 bytes of it).
 pub fn forced_close(description: &str) -> Vec<u8> {
     let condition = b"amqp:connection:forced";
-    let description = &description.as_bytes()[..description.len().min(255)];
+    let description = cut(description).as_bytes();
     // error: described list 0x1d of symbol and string.
     let mut error = vec![0x00, 0x53, 0x1d, 0xd0];
     let items = 2 + condition.len() + 2 + description.len();

@@ -28,6 +28,15 @@ pub fn short_string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
+/// At most 255 bytes of `text`, and no half character: clients decode such a text strictly.
+pub(crate) fn cut(text: &str) -> &str {
+    let mut end = text.len().min(255);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// Appends a long string, or a table's entries with their length.
 pub fn long_string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&(text.len() as u32).to_be_bytes());
@@ -49,7 +58,7 @@ pub fn channel_close(out: &mut Vec<u8>, channel: u16, code: u16, text: &str) {
 
 fn close_fields(out: &mut Vec<u8>, code: u16, text: &str) {
     out.extend_from_slice(&code.to_be_bytes());
-    short_string(out, text.as_bytes());
+    short_string(out, cut(text).as_bytes());
     out.extend_from_slice(&[0; 4]);
 }
 
