@@ -30,11 +30,12 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Of a handshake that has succeeded. `None`: it can not be repeated, since the mechanism does not allow it or the response
-    /// is longer than [`SASL_BYTES_MAX`].
+    /// Of a handshake that has succeeded. `None`: it can not be repeated, since the mechanism does not allow it, the response
+    /// does not name its user as the mechanism demands, or it is longer than [`SASL_BYTES_MAX`].
     pub fn new(start_ok: &StartOk<'_>, tune: Tune, vhost: &[u8]) -> Option<Self> {
-        let replayable = matches!(start_ok.mechanism, b"PLAIN" | b"AMQPLAIN");
-        if !replayable || start_ok.response.len() > SASL_BYTES_MAX {
+        // Mechanisms whose response is the same each time, and only those, tell the user.
+        start_ok.user()?;
+        if start_ok.response.len() > SASL_BYTES_MAX {
             return None;
         }
         Some(Self {
@@ -57,10 +58,15 @@ impl Credentials {
         &self.vhost
     }
 
-    /// The user that `response` names, with a mechanism that tells it in the clear.
+    /// The user that `response` names, with a mechanism that tells it in the clear. `None` also when the response asks to act
+    /// as somebody else (RFC 4616's authorization identity), which RabbitMQ refuses.
     pub fn user_of<'a>(mechanism: &[u8], response: &'a [u8]) -> Option<&'a [u8]> {
         match mechanism {
-            b"PLAIN" => response.split(|byte| *byte == 0).nth(1),
+            b"PLAIN" => {
+                let mut parts = response.strip_prefix(&[0])?.split(|byte| *byte == 0);
+                let (user, _password) = (parts.next()?, parts.next()?);
+                parts.next().is_none().then_some(user)
+            }
             b"AMQPLAIN" => match Table::new(response).find("LOGIN") {
                 Some(Value::Bytes(user)) => Some(user),
                 _ => None,
@@ -74,39 +80,47 @@ impl Credentials {
         Self::user_of(&self.mechanism, &self.response)
     }
 
-    /// The client has changed its password or token with `connection.update-secret`.
-    pub fn update_secret(&mut self, secret: &[u8]) {
-        let Some(user) = self.user().map(<[u8]>::to_vec) else { return };
+    /// The client has changed its password or token with `connection.update-secret`, and the broker has said yes. False:
+    /// the mechanism can not carry `secret`, or it is too long. Then nothing has changed, and these credentials are stale.
+    pub fn update_secret(&mut self, secret: &[u8]) -> bool {
+        let Some(response) = self.response_with(secret) else { return false };
+        self.response = response;
+        true
+    }
+
+    fn response_with(&self, secret: &[u8]) -> Option<Zeroizing<Box<[u8]>>> {
+        let user = self.user()?;
         // Room for all of it from the start: a buffer that grew would leave a copy behind.
         let mut response = Zeroizing::new(Vec::with_capacity(64 + user.len() + secret.len()));
         match &*self.mechanism {
+            b"PLAIN" if secret.contains(&0) => return None,
             b"PLAIN" => {
-                response.push(0);
-                response.extend_from_slice(&user);
-                response.push(0);
-                response.extend_from_slice(secret);
+                for part in [user, secret] {
+                    response.push(0);
+                    response.extend_from_slice(part);
+                }
             }
             _ => {
-                for (name, value) in [(&b"LOGIN"[..], &user[..]), (b"PASSWORD", secret)] {
+                for (name, value) in [(&b"LOGIN"[..], user), (b"PASSWORD", secret)] {
                     write::short_string(&mut response, name);
                     response.push(b'S');
                     write::long_string(&mut response, value);
                 }
             }
         }
-        self.response = Zeroizing::new(response.as_slice().into());
+        (response.len() <= SASL_BYTES_MAX).then(|| Zeroizing::new(response.as_slice().into()))
     }
 
     /// The `connection.start-ok` frame.
     pub fn start_ok(&self) -> Zeroizing<Vec<u8>> {
-        let len = 64 + self.response.len() + self.client_properties.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(len + self.mechanism.len() + self.locale.len()));
-        write::method(&mut out, 0, MethodId::CONNECTION_START_OK, |out| {
-            write::long_string(out, &self.client_properties);
-            write::short_string(out, &self.mechanism);
-            write::long_string(out, &self.response);
-            write::short_string(out, &self.locale);
-        });
+        let start_ok = StartOk {
+            client_properties: Table::new(&self.client_properties),
+            mechanism: &self.mechanism,
+            response: &self.response,
+            locale: &self.locale,
+        };
+        let mut out = Zeroizing::new(Vec::with_capacity(start_ok.frame_bytes()));
+        start_ok.write(&mut out);
         out
     }
 

@@ -2,6 +2,7 @@
 
 use crate::credentials::Credentials;
 use crate::error::FrameError;
+use crate::frame::FRAME_OVERHEAD;
 use crate::method::MethodId;
 use crate::reader::Reader;
 use crate::table::{Table, Value};
@@ -18,6 +19,8 @@ pub struct Start<'a> {
     pub server_properties: Table<'a>,
     /// Mechanisms, separated by spaces.
     pub mechanisms: &'a [u8],
+    /// Locales, separated by spaces.
+    pub locales: &'a [u8],
 }
 
 impl<'a> Start<'a> {
@@ -29,9 +32,21 @@ impl<'a> Start<'a> {
         let fields = || {
             let mut r = Reader::new(payload.get(4..)?);
             r.u16()?;
-            Some(Self { server_properties: r.table()?, mechanisms: r.long_string()? })
+            let server_properties = r.table()?;
+            let mechanisms = r.long_string()?;
+            Some(Self { server_properties, mechanisms, locales: r.long_string()? })
         };
         fields().ok_or(short(MethodId::CONNECTION_START))
+    }
+
+    /// Writes the frame, of version 0-9 (its revision is in the protocol header only).
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write::method(out, 0, MethodId::CONNECTION_START, |out| {
+            out.extend_from_slice(&[0, 9]);
+            write::long_string(out, self.server_properties.bytes());
+            write::long_string(out, self.mechanisms);
+            write::long_string(out, self.locales);
+        });
     }
 
     /// The name of the cluster that the broker belongs to. Nodes with different names do not share queues.
@@ -70,6 +85,27 @@ impl<'a> StartOk<'a> {
             Some(Self { client_properties, mechanism, response, locale: r.short_string()? })
         };
         fields().ok_or(short(MethodId::CONNECTION_START_OK))
+    }
+
+    /// Writes the frame. It contains the secret: `out` is to be overwritten when it is dropped, and must not grow.
+    /// [`StartOk::frame_bytes`] is what it takes.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write::method(out, 0, MethodId::CONNECTION_START_OK, |out| {
+            write::long_string(out, self.client_properties.bytes());
+            write::short_string(out, self.mechanism);
+            write::long_string(out, self.response);
+            write::short_string(out, self.locale);
+        });
+    }
+
+    /// Bytes of the whole frame. A broker takes no more than 4096 before `tune-ok` unless it is configured to.
+    pub const fn frame_bytes(&self) -> usize {
+        let lengths = 4 + 1 + 4 + 1;
+        let fields = self.client_properties.bytes().len()
+            + self.mechanism.len()
+            + self.response.len()
+            + self.locale.len();
+        FRAME_OVERHEAD + 4 + lengths + fields
     }
 
     /// The capability `name` that the client claims.
@@ -153,4 +189,10 @@ pub fn write_open(out: &mut Vec<u8>, vhost: &[u8]) {
         write::short_string(out, vhost);
         out.extend_from_slice(&[0, 0]);
     });
+}
+
+/// Writes `connection.open-ok`.
+pub fn write_open_ok(out: &mut Vec<u8>) {
+    // A list of hosts, of which there are none since 0-9-1.
+    write::method(out, 0, MethodId::CONNECTION_OPEN_OK, |out| out.push(0));
 }
