@@ -22,6 +22,22 @@ pub mod code {
     pub const UNEXPECTED_FRAME: u16 = 505;
     /// Something here is broken.
     pub const INTERNAL_ERROR: u16 = 541;
+
+    /// Its name, as brokers write it in front of a reply text.
+    pub const fn name(code: u16) -> &'static str {
+        match code {
+            SUCCESS => "NORMAL_SHUTDOWN",
+            CONNECTION_FORCED => "CONNECTION_FORCED",
+            ACCESS_REFUSED => "ACCESS_REFUSED",
+            NOT_ALLOWED => "NOT_ALLOWED",
+            FRAME_ERROR => "FRAME_ERROR",
+            SYNTAX_ERROR => "SYNTAX_ERROR",
+            COMMAND_INVALID => "COMMAND_INVALID",
+            CHANNEL_ERROR => "CHANNEL_ERROR",
+            UNEXPECTED_FRAME => "UNEXPECTED_FRAME",
+            _ => "INTERNAL_ERROR",
+        }
+    }
 }
 
 /// Why a byte stream is not, or no longer, a legal sequence of AMQP 0-9-1 frames.

@@ -17,7 +17,7 @@ const KEPT_BYTES_MAX: usize = 128 * 1024;
 pub struct Retiree {
     scanner: Scanner,
     kept: Vec<u8>,
-    out: Vec<u8>,
+    out: zeroize::Zeroizing<Vec<u8>>,
     state: State,
     heartbeat: Option<(Time, Duration)>,
     close_timeout: Duration,
@@ -46,7 +46,7 @@ enum State {
 pub(crate) struct Former {
     pub scanner: Scanner,
     /// Still to be written, before anything else.
-    pub out: Vec<u8>,
+    pub out: zeroize::Zeroizing<Vec<u8>>,
     /// When the last ack went there.
     pub last_ack: Option<Time>,
     /// Seconds; 0: none.
@@ -149,7 +149,7 @@ impl Retiree {
     }
 
     /// Bytes to write.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+    pub fn poll_transmit(&mut self) -> Option<zeroize::Zeroizing<Vec<u8>>> {
         let out = std::mem::take(&mut self.out);
         (!out.is_empty()).then_some(out)
     }

@@ -1,0 +1,132 @@
+//! A move in progress: its goal, its phase, the leg that is being prepared, the acks that are held back.
+
+use std::time::Duration;
+
+use amqp::{Login, Scanner};
+use model::Time;
+
+use super::Abort;
+
+/// What a move is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Goal {
+    /// Exchange the upstream leg.
+    Migrate,
+    /// Find another, since it is lost.
+    Replace,
+    /// Close the client, by then; `close`: even if it is not quiet by then.
+    Shed { deadline: Time, close: bool },
+}
+
+/// How far it is. Each waits for one thing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// For a connection to the next endpoint.
+    Dialing,
+    /// For the login there, its channels, and answers that the client waits for.
+    Preparing,
+    /// For every prefetch to fill up, acks being held back.
+    Saturating,
+    /// For consumers to be cancelled.
+    Cancelling,
+    /// For the client's acks.
+    Settling,
+    /// For the end of the messages that the client is sending.
+    Freezing,
+    /// For confirms, the client being frozen.
+    Flushing,
+    /// The same, until then: publishes that nobody confirms have been handled, and travel on.
+    Resting(Time),
+    /// For the consumers to be started at the new endpoint.
+    Replaying,
+    /// For the consumers to be started again at the old one.
+    RollingBack(Abort),
+}
+
+impl Phase {
+    /// Names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dialing => "dialing",
+            Self::Preparing => "preparing",
+            Self::Saturating => "saturating",
+            Self::Cancelling => "cancelling",
+            Self::Settling => "settling",
+            Self::Freezing => "freezing",
+            Self::Flushing => "flushing",
+            Self::Resting(_) => "resting",
+            Self::Replaying => "replaying",
+            Self::RollingBack(_) => "rolling_back",
+        }
+    }
+
+    /// Nothing that the client notices has happened: the move can be given up.
+    pub const fn is_before_switch(self) -> bool {
+        !matches!(self, Self::Replaying | Self::RollingBack(_))
+    }
+}
+
+/// The leg to the next endpoint.
+#[derive(Debug)]
+pub(crate) struct Next {
+    pub scanner: Scanner,
+    pub login: Login,
+    /// Answers that are owed.
+    pub waiting: u32,
+    /// Channels that were opened there.
+    pub prepared: bool,
+    /// When a heartbeat is due.
+    pub heartbeat: Option<Time>,
+}
+
+/// A move in progress.
+#[derive(Debug)]
+pub(crate) struct Mover {
+    pub goal: Goal,
+    pub phase: Phase,
+    /// When the phase is over at the latest. `None`: it has all the time it wants.
+    pub until: Option<Time>,
+    pub next: Option<Next>,
+    /// Ack frames, tags changed already, in their order.
+    pub held: Vec<u8>,
+    /// Since when the client is not read.
+    pub frozen: Option<Time>,
+    /// When frozen peers get a heartbeat.
+    pub heartbeat: Option<Time>,
+    /// Channels that the new endpoint has refused a consumer on, and when to try again.
+    pub retries: Vec<(u16, Time)>,
+    /// How often the deadline of a replay was moved for them.
+    pub extensions: u8,
+}
+
+impl Mover {
+    pub fn new(goal: Goal, phase: Phase, until: Option<Time>) -> Self {
+        Self {
+            goal,
+            phase,
+            until,
+            next: None,
+            held: Vec::new(),
+            frozen: None,
+            heartbeat: None,
+            retries: Vec::new(),
+            extensions: 0,
+        }
+    }
+
+    /// Acks are held back.
+    pub fn holds_acks(&self) -> bool {
+        matches!(self.phase, Phase::Saturating | Phase::Cancelling)
+    }
+
+    /// The client is not read from now on.
+    pub fn freeze(&mut self, now: Time, heartbeat: u16) {
+        self.frozen = self.frozen.or(Some(now));
+        self.heartbeat = quarter(heartbeat).map(|every| now + every);
+    }
+}
+
+/// A quarter of the heartbeat interval. `None`: there are no heartbeats.
+pub(crate) fn quarter(heartbeat: u16) -> Option<Duration> {
+    (heartbeat > 0).then(|| Duration::from_millis(u64::from(heartbeat) * 250))
+}

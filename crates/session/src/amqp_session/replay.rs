@@ -1,0 +1,168 @@
+//! The odd ends of a replay: a queue that the new endpoint does not know yet, and a channel that is opened anew.
+
+use amqp::{Content, code, write};
+use model::Time;
+
+use crate::Initiator;
+
+use super::channel::{By, Channel, ChannelState, Mode, Subscription, Want};
+use super::window::Window;
+use super::{Abort, AmqpLeg, AmqpSession, AmqpSettings, Verdict};
+
+const UPSTREAM: usize = AmqpLeg::Upstream as usize;
+
+/// Pause before a consumer is tried again on a queue that was not found: a node that has just joined may not know it yet.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+/// Consumers that may be given up with a notification, one after the other.
+const EXTENSIONS_MAX: u8 = 3;
+/// `queue not found`.
+const NOT_FOUND: u16 = 404;
+
+impl AmqpSession {
+    /// The new endpoint has closed a channel rather than start a consumer there.
+    pub(super) fn replay_refused(
+        &mut self,
+        now: Time,
+        settings: &AmqpSettings,
+        place: usize,
+        code: u16,
+    ) -> Verdict {
+        let channel = &mut self.channels[place];
+        let has_delivered = channel.deliveries.next() - 1 > channel.tag_offset;
+        let id = channel.id;
+        if code != NOT_FOUND || has_delivered {
+            self.force(now, settings, Abort::Replay, false);
+            return Verdict::Skip;
+        }
+        write::bare(&mut self.out[UPSTREAM], id, amqp::MethodId::CHANNEL_CLOSE_OK);
+        // The first that is not answered is the one that was refused: it stands in front from now on.
+        let refused = channel.pending.iter().find_map(|pending| match pending.want {
+            Want::Start(key) => channel.consumers.iter().position(|consumer| consumer.key == key),
+            _ => None,
+        });
+        channel.pending.retain(|pending| pending.by == By::Client);
+        channel.confirms = Window::default();
+        channel.to_downstream = Content::new(id);
+        channel.consumers.iter_mut().for_each(|consumer| consumer.at = Subscription::Cancelled);
+        if let Some(refused) = refused {
+            channel.consumers.swap(0, refused);
+        }
+        if let Some(mover) = &mut self.mover {
+            mover.retries.push((id, now + RETRY));
+        }
+        Verdict::Skip
+    }
+
+    /// Opens channels anew whose time has come.
+    pub(super) fn retry_replay(&mut self, now: Time) {
+        let Some(mover) = self.mover.as_deref_mut().filter(|mover| !mover.retries.is_empty()) else { return };
+        let mut due = Vec::new();
+        mover.retries.retain(|(id, at)| {
+            if *at <= now {
+                due.push(*id);
+            }
+            *at > now
+        });
+        for id in due {
+            let Some(place) = self.place_of(id) else { continue };
+            self.channels[place].reopen(&mut self.out[UPSTREAM]);
+        }
+    }
+
+    /// The consumers could not all be started in time: a client that understands it is told that one is cancelled.
+    pub(super) fn replay_is_late(&mut self, now: Time, settings: &AmqpSettings) {
+        let notify = self.opened.cancel_notify;
+        let Some(mover) = self.mover.as_deref_mut() else { return };
+        let refused = mover.retries.first().map(|(id, _)| *id);
+        if !notify || mover.extensions >= EXTENSIONS_MAX || refused.is_none() {
+            return self.force(now, settings, Abort::Replay, false);
+        }
+        mover.extensions += 1;
+        mover.until = Some(now + settings.replay_timeout);
+        mover.retries.iter_mut().for_each(|(_, at)| *at = now);
+        let Some(place) = refused.and_then(|id| self.place_of(id)) else { return };
+        let channel = &mut self.channels[place];
+        if !channel.consumers.is_empty() {
+            let gone = channel.consumers.remove(0);
+            let id = channel.id;
+            self.tell_client(|out| write::cancel(out, id, &gone.tag, true));
+        }
+        self.advance(now, settings);
+    }
+
+    // ---- a channel that was given shadow confirms, and then wants a transaction
+
+    /// `tx.select` is refused (406) on a channel that has been given confirms behind the client's back: the channel is
+    /// opened anew first. With consumers on it that can not be hidden, and the client gets the 406.
+    pub(super) fn reopen(&mut self, now: Time, settings: &AmqpSettings, place: usize) -> Verdict {
+        let channel = &mut self.channels[place];
+        let is_bare = channel.consumers.is_empty() && channel.deliveries.is_clear();
+        if !is_bare || !channel.pending.is_empty() || channel.state != ChannelState::Open {
+            channel.mode = Mode::Transaction { dirty: false };
+            return Verdict::Again;
+        }
+        self.reopening = Some((channel.id, now + settings.flush_timeout));
+        self.advance_reopening(now);
+        if self.reopening.is_some() { Verdict::Hold } else { Verdict::Again }
+    }
+
+    pub(super) fn advance_reopening(&mut self, now: Time) {
+        let Some((id, until)) = self.reopening else { return };
+        let Some(place) = self.place_of(id) else {
+            self.reopening = None;
+            return;
+        };
+        let channel = &mut self.channels[place];
+        match channel.state {
+            ChannelState::Open if channel.mode != Mode::Shadow => {
+                if channel.pending.is_empty() {
+                    self.reopening = None;
+                }
+            }
+            ChannelState::Open if channel.confirms.is_clear() => {
+                write::channel_close(&mut self.out[UPSTREAM], id, code::SUCCESS, "");
+                channel.state = ChannelState::Closing;
+                channel.expect(Want::Close, By::Gateway);
+            }
+            ChannelState::Open if until <= now => {
+                // The broker is to say what it thinks of it.
+                channel.mode = Mode::Transaction { dirty: false };
+                self.reopening = None;
+            }
+            ChannelState::Open | ChannelState::Opening | ChannelState::Closing | ChannelState::Closed => {}
+        }
+    }
+
+    /// The channel is closed at the endpoint.
+    pub(super) fn reopening_closed(&mut self, place: usize) {
+        let channel = &mut self.channels[place];
+        channel.mode = Mode::Plain;
+        channel.confirms = Window::default();
+        channel.confirm_offset = 0;
+        channel.confirms_hidden = 0;
+        channel.tag_offset = channel.deliveries.next() - 1;
+        channel.reopen(&mut self.out[UPSTREAM]);
+    }
+
+    /// The endpoint does not answer amid it.
+    pub(super) fn reopening_is_late(&mut self, now: Time, settings: &AmqpSettings) {
+        self.advance_reopening(now);
+        if self.reopening.take().is_some() {
+            let text = "INTERNAL_ERROR - the node does not answer while a channel is opened anew";
+            self.close_client(now, settings, Initiator::Endpoint, code::INTERNAL_ERROR, text);
+        }
+    }
+}
+
+impl Channel {
+    /// Opens it at the present endpoint, with its mode, its prefetch and its consumers.
+    fn reopen(&mut self, out: &mut Vec<u8>) {
+        let answers = self.prepare(out);
+        self.state = ChannelState::Opening;
+        self.expect(Want::Open, By::Gateway);
+        for _ in 1..answers {
+            self.expect(Want::Other, By::Gateway);
+        }
+        self.start_consumers(out, 0);
+    }
+}
