@@ -5,6 +5,7 @@
 use zeroize::Zeroizing;
 
 use crate::credentials::Credentials;
+use crate::error::code;
 use crate::frame::PROTOCOL_HEADER;
 use crate::method::{Method, MethodId};
 use crate::start::{Start, Tune};
@@ -42,7 +43,7 @@ impl std::fmt::Debug for Progress {
 /// Why a login does not succeed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The broker has refused it: what it says, at most 255 bytes, and its reply code.
+    /// The broker has refused it: what it says, at most 255 bytes, and its reply code. Never the secret.
     #[error("the endpoint refused the login: {code} {text}")]
     Refused {
         /// Reply code.
@@ -92,7 +93,7 @@ impl Login {
     ) -> Result<Progress, LoginError> {
         let id = MethodId::of(payload);
         if let Method::Close { code, text } = Method::parse(payload)? {
-            return Err(LoginError::Refused { code, text: String::from_utf8_lossy(text).into_owned() });
+            return Err(LoginError::Refused { code, text: refusal(code, text) });
         }
         match (*self, id) {
             (Self::ExpectStart, MethodId::CONNECTION_START) => {
@@ -120,5 +121,13 @@ impl Login {
             }
             _ => Err(LoginError::Unexpected(id)),
         }
+    }
+}
+
+/// RabbitMQ quotes a response that it can not read, so what it says of one is left out: it may be the secret.
+fn refusal(code: u16, text: &[u8]) -> String {
+    match code {
+        code::SYNTAX_ERROR => "(its text may quote the secret)".into(),
+        _ => String::from_utf8_lossy(text).into_owned(),
     }
 }
