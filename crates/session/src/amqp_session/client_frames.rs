@@ -266,12 +266,9 @@ impl AmqpSession {
                 }
                 channel.expect(Want::Other, By::Client);
             }
-            Method::Request { nowait } => {
-                if !nowait {
-                    channel.expect(Want::Other, By::Client);
-                }
+            Method::Request { nowait: false } | Method::ChannelFlow { .. } => {
+                channel.expect(Want::Other, By::Client);
             }
-            Method::ChannelFlow { .. } => channel.expect(Want::Other, By::Client),
             // Answers to the broker, and what is no client's to send: the broker judges it.
             _ => {}
         }
