@@ -6,7 +6,7 @@ use crate::ledger::{Departure, Expired};
 use crate::level::Run;
 use crate::planner::Settle;
 use crate::slot::Rules;
-use crate::{ClientKey, Planner, Refusal, Report, Request, Trigger, Visitor};
+use crate::{ClientKey, Planner, Purpose, Refusal, Report, Request, Trigger, Visitor};
 
 /// Endpoint changes that never pause for `settle` delay a plan by at most this many times `settle`.
 const SETTLE_TIMES_MAX: u32 = 12;
@@ -96,7 +96,9 @@ impl Planner {
             }
         }
         let tried = count;
-        if let Some(donor) = self.donor_above_share(request.client).filter(|i| !except[..count].contains(i)) {
+        // Who migrates is not on its way back from anywhere.
+        let donor = self.donor_above_share(request.client).filter(|_| request.purpose != Purpose::Migration);
+        if let Some(donor) = donor.filter(|i| !except[..count].contains(i)) {
             except[count] = donor;
             count += 1;
         }

@@ -29,6 +29,9 @@ pub enum Purpose {
     Session,
     /// A plain request, which is over soon.
     Request,
+    /// A session that is here already and goes on at another endpoint: it has been admitted. Its own endpoint is among
+    /// the tried ones.
+    Migration,
 }
 
 /// Who a session belongs to, and how often it was moved before it opened here.
@@ -72,6 +75,8 @@ pub enum MoveReason {
     Draining,
     /// The session is older than `max_age`.
     MaxAge,
+    /// Somebody wants to see that it can be moved. The planner never asks for it.
+    Rehearsal,
 }
 
 impl MoveReason {
@@ -81,6 +86,7 @@ impl MoveReason {
             Self::Surplus => "surplus",
             Self::Draining => "draining",
             Self::MaxAge => "max_age",
+            Self::Rehearsal => "rehearsal",
         }
     }
 }

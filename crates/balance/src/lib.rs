@@ -19,6 +19,7 @@ mod hash;
 mod ledger;
 mod level;
 mod limits;
+mod migrating;
 mod pace;
 mod pick;
 mod planner;
@@ -35,6 +36,7 @@ pub use events::{Action, ClientKey, Ended, Move, MoveReason, Opened, Purpose, Re
 pub use explain::{Movable, Plan, PlannedEndpoint, PlannedMove};
 pub use hash::hash_key;
 pub use limits::{Admission, Limits, Placement, Policy, Settings};
+pub use migrating::rest;
 pub use pick::Pick;
 pub use planner::Planner;
 pub use report::{Cause, Refusal, Report, Trigger, UnknownEndpoint};

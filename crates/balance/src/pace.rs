@@ -88,6 +88,7 @@ pub(crate) struct Adaptive {
     factor: f64,
     window_ends: Time,
     succeeded: u32,
+    reached: u32,
     failed: u32,
     broken: u32,
     seconds: f64,
@@ -101,6 +102,7 @@ impl Default for Adaptive {
             factor: 1.0,
             window_ends: Time::ZERO,
             succeeded: 0,
+            reached: 0,
             failed: 0,
             broken: 0,
             seconds: 0.0,
@@ -119,6 +121,11 @@ impl Adaptive {
     pub(crate) fn succeeded(&mut self, took: Duration) {
         self.succeeded += 1;
         self.seconds += took.as_secs_f64();
+    }
+
+    /// A handshake succeeded whose time is not comparable with that of others.
+    pub(crate) fn reached(&mut self) {
+        self.reached += 1;
     }
 
     /// A dial or a handshake failed.
@@ -141,7 +148,7 @@ impl Adaptive {
         if !is_moving || self.usual_s.is_none() {
             self.learn();
         }
-        (self.succeeded, self.failed, self.broken, self.seconds) = (0, 0, 0, 0.0);
+        (self.succeeded, self.reached, self.failed, self.broken, self.seconds) = (0, 0, 0, 0, 0.0);
         self.window_ends = now + WINDOW;
         match cause.filter(|_| is_moving) {
             Some(cause) => {
@@ -158,7 +165,7 @@ impl Adaptive {
     }
 
     fn cause(&self) -> Option<Cause> {
-        let all = f64::from(self.succeeded + self.failed);
+        let all = f64::from(self.succeeded + self.reached + self.failed);
         let is_sign = |bad: u32| bad >= BAD_MIN && f64::from(bad) > BAD_SHARE * all;
         let slow = self.usual_s.is_some_and(|usual| {
             self.succeeded >= HANDSHAKES_MIN

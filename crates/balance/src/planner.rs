@@ -36,10 +36,13 @@ const HOLD_DOUBLINGS_MAX: u32 = 4;
 /// `None`, then `poll_timeout`.
 ///
 /// The caller must
-/// - end every [`Pick`] with exactly one `handle_opened`, `handle_pick_failed` or `handle_released`,
-/// - end every `handle_opened` with exactly one `handle_closed` of an [`Ended`] other than `MoveAborted`,
+/// - end every [`Pick`] with exactly one `handle_opened`, `handle_migrated`, `handle_replaced`, `handle_pick_failed` or
+///   `handle_released`; a pick for [`Purpose::Migration`] names the session's own endpoint among the tried,
+/// - end every `handle_opened` with exactly one `handle_closed` of an [`Ended`] other than `MoveAborted`; it names the
+///   endpoint that the last `handle_migrated` or `handle_replaced` gave the session,
 /// - answer every [`Move`] with `handle_moves_began`, in one or several parts whose `asked` add up to its count,
-/// - end every begun move with exactly one `handle_closed` that is not `Left` or `Lost`.
+/// - end every begun move with exactly one `handle_migrated`, or `handle_closed` that is not `Left` or `Lost`. A move
+///   that begins without a `Move` is told with `begin_moves_unasked`.
 ///
 /// A caller that fails in this gets wrong numbers, never a panic. Names that the planner does not know are ignored.
 #[derive(Clone, Debug)]
@@ -153,7 +156,8 @@ impl Planner {
     pub fn pick(&mut self, now: Time, request: &Request<'_>) -> Result<Pick, Refusal> {
         self.advance(now);
         let picked = self.find_endpoint(now, request).and_then(|index| {
-            // A request that is tried again has been let in, and so has a client that we have moved ourselves.
+            // A request that is tried again has been let in, and so has a client that we have moved ourselves. One
+            // that migrates has never left.
             let is_new = request.purpose == Purpose::Session && request.tried.is_empty();
             if is_new && !self.ledger.pass(request.client) {
                 let enter = self.gate.enter(now, &self.settings.admission, self.replicas, &mut self.random);
@@ -218,12 +222,9 @@ impl Planner {
         self.pace.succeeded(took);
         self.admitted.admitted += 1;
         self.wake(now);
+        let expires_at = self.expires_at(now);
         let limits = &self.settings.limits;
-        let mut opened = Opened { cooling_until: now + limits.min_age, moves: 0, expires_at: None };
-        if let Some(age) = limits.max_age {
-            let own = age.mul_f64((1.0 + limits.max_age_jitter * self.random.spread()).max(0.0));
-            opened.expires_at = Some(now + own);
-        }
+        let mut opened = Opened { cooling_until: now + limits.min_age, moves: 0, expires_at };
         if let Some((departure, was_late)) = self.ledger.take(client) {
             opened.cooling_until = opened.cooling_until.max(departure.moved_at + limits.cooldown);
             opened.moves = departure.moves;
@@ -298,7 +299,7 @@ impl Planner {
         match ended {
             Ended::Left | Ended::Gone => {}
             Ended::Lost => self.pace.broken(),
-            Ended::MoveAborted => self.moves.aborted += 1,
+            Ended::MoveAborted => self.note_aborted(index),
             Ended::LeftWhileMoving => self.moves.left += 1,
             Ended::Moved => self.note_departure(now, endpoint, visitor),
             Ended::Unanswered => {

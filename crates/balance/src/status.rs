@@ -141,13 +141,15 @@ pub struct EndpointStatus {
     pub withheld: &'static str,
 }
 
-/// Moves since the process started. `began` = `moved` + `aborted` + `left` + those under way.
+/// Moves since the process started. `began` = `moved` + `migrated` + `aborted` + `left` + those under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct MoveCounts {
     /// Moves that the shell began.
     pub began: u64,
     /// Sessions that ended because of their move.
     pub moved: u64,
+    /// Sessions that were taken over by another endpoint while their client stayed.
+    pub migrated: u64,
     /// Moves that were given up; the session lives on.
     pub aborted: u64,
     /// Sessions that ended by themselves before their move took effect.

@@ -24,6 +24,8 @@ pub struct Candidate {
     pub idle_since: Time,
     /// [`crate::Opened::moves`].
     pub moves: u32,
+    /// Left alone before this moment, because its last migration was given up: see [`crate::rest`].
+    pub resting_until: Time,
     /// Present: it can not be moved, and why. Of our protocols' own reasons, such as `opaque`, `moving`, `ending`.
     pub pin: Option<&'static str>,
     /// What its route wants.
@@ -58,13 +60,16 @@ pub struct Tenants {
 /// Why a session is not moved for `reason` at `now`; `None`: it may be.
 ///
 /// A draining endpoint loses its sessions either way, so [`MoveReason::Draining`] overrides age, cooldown and
-/// protection.
+/// protection. [`MoveReason::Rehearsal`], in which no client loses anything, overrides a rest as well.
 pub fn why_not(now: Time, reason: MoveReason, candidate: &Candidate) -> Option<&'static str> {
     if candidate.pin.is_some() {
         return candidate.pin;
     }
+    if candidate.resting_until > now && reason != MoveReason::Rehearsal {
+        return Some("resting");
+    }
     match reason {
-        MoveReason::Draining => None,
+        MoveReason::Draining | MoveReason::Rehearsal => None,
         _ if candidate.preference == Preference::Protect => Some("protected"),
         _ if candidate.cooling_until > now && candidate.moves > 0 => Some("cooldown"),
         _ if candidate.cooling_until > now => Some("min_age"),
@@ -153,6 +158,7 @@ mod tests {
             expires_at: None,
             idle_since: Time::from_millis(idle_ms),
             moves: 0,
+            resting_until: Time::ZERO,
             pin,
             preference: Preference::Normal,
             tenant: 0,
@@ -193,6 +199,10 @@ mod tests {
             (opaque, [Some("opaque"), Some("opaque"), Some("opaque")]),
             (old, [None, None, None]),
             (candidate(0, 100, 1, None), [None, None, Some("not_expired")]),
+            (
+                Candidate { resting_until: Time::from_millis(101), ..candidate(0, 0, 1, None) },
+                [Some("resting"), Some("resting"), Some("resting")],
+            ),
         ];
         for (candidate, expected) in table {
             let reasons = [MoveReason::Surplus, MoveReason::Draining, MoveReason::MaxAge];

@@ -347,6 +347,8 @@ enum Step {
     Began(u8, u32, u32),
     Close(u8, u8, u8),
     Leave(u8, u8),
+    Migrate(u8, u8, bool),
+    Rehearse(u8, u32),
     Reconfigure(bool, Option<u16>, u32),
 }
 
@@ -360,6 +362,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..6, 0u32..9, 0u32..9).prop_map(|(e, a, b)| Step::Began(e, a, b)),
         3 => (0u8..6, 0u8..5, 0u8..9).prop_map(|(e, how, c)| Step::Close(e, how, c)),
         1 => (0u8..6, 0u8..9).prop_map(|(e, c)| Step::Leave(e, c)),
+        2 => (0u8..6, 0u8..6, any::<bool>()).prop_map(|(from, to, asked)| Step::Migrate(from, to, asked)),
+        1 => (0u8..6, 0u32..9).prop_map(|(e, n)| Step::Rehearse(e, n)),
         1 => (any::<bool>(), prop::option::of(1u16..1000), 0u32..9)
             .prop_map(|(on, rate, at_once)| Step::Reconfigure(on, rate, at_once)),
     ]
@@ -386,6 +390,13 @@ fn apply(planner: &mut Planner, now: &mut Time, step: &Step) {
             planner.handle_endpoints(*now, &list);
         }
         Step::Pick => drop(planner.pick(*now, &request(&[]))),
+        Step::Migrate(from, to, true) => {
+            planner.handle_migrated(*now, &named(*from), &named(*to), VISITOR);
+        }
+        Step::Migrate(from, to, false) => {
+            planner.handle_replaced(*now, &named(*from), &named(*to), VISITOR);
+        }
+        Step::Rehearse(e, count) => planner.begin_moves_unasked(*now, &named(*e), *count),
         Step::Fail(e) => planner.handle_pick_failed(*now, &named(*e)),
         Step::Open(e, client) => {
             planner.handle_opened(*now, &named(*e), ClientKey(u128::from(*client)), TOOK);

@@ -94,9 +94,10 @@ fn pool_facts(pool: &Value) -> Vec<(&'static str, String)> {
         (
             "moves",
             format!(
-                "{} begun: {} moved, {} aborted, {} left by themselves",
+                "{} begun: {} moved, {} migrated, {} aborted, {} left by themselves",
                 of("moves", "began"),
                 of("moves", "moved"),
+                of("moves", "migrated"),
                 of("moves", "aborted"),
                 of("moves", "left"),
             ),
@@ -262,7 +263,7 @@ mod tests {
                 "policy": "least_connections", "state": "guarded", "why": "2 of 16 came back", "sessions": 13,
                 "away": 3, "imbalance": 1.5384615,
                 "endpoints": [endpoint("a", 10, 3, ""), endpoint("b-long", 3, 0, "slow_start")],
-                "moves": {"began": 20, "moved": 16, "aborted": 1, "left": 3, "outcomes": {
+                "moves": {"began": 22, "moved": 16, "migrated": 2, "aborted": 1, "left": 3, "outcomes": {
                     "returned_to_target": 2, "returned_elsewhere": 0, "returned_to_donor": 0, "never_returned": 11,
                 }},
                 "pace": {"moves_per_second": 10.0, "factor": 1.0, "replicas": 2},
@@ -282,7 +283,7 @@ pool chat: guarded
   pace       10.00 moves/s at this replica (factor 1.00, replicas 2)
   guard      STOPPED, tries again in 540 s; 2 of 16 judged clients came back, at most 16 away at once, stops 1
   admission  29 admitted, 4 deferred, 0 found no endpoint, 0 found all full
-  moves      20 begun: 16 moved, 1 aborted, 3 left by themselves
+  moves      22 begun: 16 moved, 2 migrated, 1 aborted, 3 left by themselves
   moved      2 returned to target, 0 elsewhere, 0 to the donor; 11 never returned
 
   ENDPOINT  ADDRESS        STATE  WEIGHT  SESSIONS  TARGET  SURPLUS  MOVING  PENDING  WITHHELD

@@ -282,6 +282,7 @@ impl Slot {
             expires_at,
             idle_since: self.active_at(),
             moves,
+            resting_until: Time::ZERO,
             pin: self.standing().pin(),
             preference,
             tenant,

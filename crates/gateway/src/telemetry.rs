@@ -235,6 +235,7 @@ fn moves(pool: &PoolName, status: &PoolStatus) {
     let moves = &status.moves;
     for (outcome, count) in [
         ("moved", moves.moved),
+        ("migrated", moves.migrated),
         ("aborted", moves.aborted),
         ("left", moves.left),
         ("returned_to_target", moves.outcomes.returned_to_target),

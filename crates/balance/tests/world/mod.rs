@@ -25,6 +25,13 @@ pub struct Session {
     pub idle_since: Time,
     /// When its move ends, if one is under way.
     pub leaves_at: Option<Time>,
+    /// Where it goes on, if that move is a migration.
+    pub to: Option<EndpointId>,
+    /// Migrations that were given up, in a row, and until when it is left alone after the last.
+    pub aborts: u32,
+    pub resting_until: Time,
+    /// Of the last move that was asked for.
+    pub deadline: Option<Time>,
 }
 
 /// What happened, for the assertions.
@@ -57,6 +64,10 @@ pub struct World {
     pub pinned: BTreeSet<u32>,
     /// Closed clients that stay away, of a hundred.
     pub lost_percent: u64,
+    /// Sessions migrate instead of being closed.
+    pub migrates: bool,
+    /// Migrations that are given up at their end, of a hundred.
+    pub aborted_percent: u64,
     pub handshake: Duration,
     tenants: Tenants,
     limits: Limits,
@@ -97,6 +108,8 @@ impl World {
             move_takes: Duration::from_millis(150),
             away_ms: (10, 200),
             lost_percent: 0,
+            migrates: false,
+            aborted_percent: 0,
             pinned: BTreeSet::new(),
             handshake: Duration::from_millis(3),
             tenants: Tenants::default(),
@@ -163,6 +176,9 @@ impl World {
     /// A client leaves by itself.
     pub fn leave(&mut self, client: u32) {
         if let Some(session) = self.sessions.remove(&client) {
+            if let Some(to) = &session.to {
+                self.planner.handle_released(self.now, to);
+            }
             let ended = if session.leaves_at.is_some() { Ended::LeftWhileMoving } else { Ended::Left };
             let visitor = Visitor { client: key(client), moves: session.moves };
             self.planner.handle_closed(self.now, &session.endpoint, ended, visitor);
@@ -185,6 +201,10 @@ impl World {
             moves: opened.moves,
             idle_since: Time::from_nanos(self.now.as_nanos() + self.random(1_000)),
             leaves_at: None,
+            to: None,
+            aborts: 0,
+            resting_until: Time::ZERO,
+            deadline: None,
         };
         assert!(self.sessions.insert(client, session).is_none(), "client {client} is here already");
     }
@@ -224,6 +244,10 @@ impl World {
             .map(|(client, _)| *client)
             .collect();
         for client in due {
+            if self.sessions[&client].to.is_some() {
+                self.end_migration(client);
+                continue;
+            }
             let session = self.sessions.remove(&client).expect("it was just found");
             let visitor = Visitor { client: key(client), moves: session.moves };
             self.planner.handle_closed(self.now, &session.endpoint, Ended::Moved, visitor);
@@ -266,6 +290,7 @@ impl World {
                 expires_at: s.expires_at,
                 idle_since: s.idle_since,
                 moves: s.moves,
+                resting_until: s.resting_until,
                 pin: match (s.leaves_at, self.pinned.contains(client)) {
                     (Some(_), _) => Some("moving"),
                     (None, true) => Some("opaque"),
@@ -285,11 +310,79 @@ impl World {
             let may_cool = order.reason == MoveReason::Draining || session.cooling_until <= self.now;
             assert!(may_cool, "client {client} is cooling until {:?}", session.cooling_until);
             session.leaves_at = Some(self.now + self.move_takes);
+            session.deadline = order.deadline;
             *self.log.moved.entry(client).or_default() += 1;
         }
         let began = u32::try_from(victims.len()).expect("fewer than asked");
         self.planner.handle_moves_began(self.now, &order.from, order.count, began);
         self.log.moves.push((self.now, order.from.clone(), order.reason, began));
+        if self.migrates {
+            victims.iter().for_each(|victim| self.begin_migration(*victim as u32));
+        }
+    }
+
+    /// Every session of an endpoint is migrated though nobody asked.
+    pub fn rehearse(&mut self, name: &str) {
+        let idle = |(_, s): &(&u32, &Session)| s.endpoint.as_str() == name && s.leaves_at.is_none();
+        let clients: Vec<u32> = self.sessions.iter().filter(idle).map(|(client, _)| *client).collect();
+        self.planner.begin_moves_unasked(self.now, &name.into(), clients.len() as u32);
+        for client in clients {
+            let leaves_at = self.now + self.move_takes;
+            self.sessions.get_mut(&client).expect("it was just found").leaves_at = Some(leaves_at);
+            self.begin_migration(client);
+        }
+    }
+
+    fn begin_migration(&mut self, client: u32) {
+        let tried = [self.sessions[&client].endpoint.clone()];
+        let request = Request { client: key(client), purpose: Purpose::Migration, hash: None, tried: &tried };
+        match self.planner.pick(self.now, &request) {
+            Ok(pick) => {
+                assert_ne!(pick.endpoint, tried[0], "it is there already");
+                self.sessions.get_mut(&client).expect("it was just found").to = Some(pick.endpoint);
+            }
+            Err(refusal) => {
+                assert!(!matches!(refusal, Refusal::Admission { .. }), "it has been admitted");
+                self.abort(client);
+            }
+        }
+    }
+
+    fn end_migration(&mut self, client: u32) {
+        let is_aborted = self.random(100) < self.aborted_percent;
+        let session = self.sessions.get_mut(&client).expect("it was just found");
+        let to = session.to.take().expect("it migrates");
+        if is_aborted {
+            self.planner.handle_released(self.now, &to);
+            return self.abort(client);
+        }
+        let visitor = Visitor { client: key(client), moves: session.moves };
+        let opened = self.planner.handle_migrated(self.now, &session.endpoint, &to, visitor);
+        let Opened { cooling_until, moves, expires_at } = opened;
+        *session = Session {
+            endpoint: to,
+            cooling_until,
+            moves,
+            expires_at,
+            opened: session.opened,
+            idle_since: session.idle_since,
+            leaves_at: None,
+            to: None,
+            aborts: 0,
+            resting_until: Time::ZERO,
+            deadline: None,
+        };
+    }
+
+    /// A migration is given up: nothing has happened.
+    fn abort(&mut self, client: u32) {
+        let session = self.sessions.get_mut(&client).expect("it was just found");
+        session.leaves_at = None;
+        session.aborts += 1;
+        session.resting_until =
+            self.now + balance::rest(session.aborts, session.deadline.map(|at| at.since(self.now)));
+        let visitor = Visitor { client: key(client), moves: session.moves };
+        self.planner.handle_closed(self.now, &session.endpoint, Ended::MoveAborted, visitor);
     }
 
     fn check(&self) {
@@ -298,9 +391,13 @@ impl World {
             let ours = self.sessions.values().filter(|s| s.endpoint == e.id);
             let (all, moving) =
                 ours.fold((0, 0), |(all, moving), s| (all + 1, moving + u32::from(s.leaves_at.is_some())));
-            assert_eq!((e.sessions, e.moving, e.pending), (all, moving, 0), "{}", e.id);
+            let pending = self.sessions.values().filter(|s| s.to.as_ref() == Some(&e.id)).count() as u32;
+            assert_eq!((e.sessions, e.moving, e.pending), (all, moving, pending), "{}", e.id);
         }
         assert_eq!(status.sessions, self.sessions.len() as u64);
+        let moves = status.moves;
+        let under_way = self.sessions.values().filter(|s| s.leaves_at.is_some()).count() as u64;
+        assert_eq!(moves.began, moves.moved + moves.migrated + moves.aborted + moves.left + under_way);
         let outcomes = status.moves.outcomes;
         let ended = outcomes.returned_to_target
             + outcomes.returned_elsewhere

@@ -161,6 +161,7 @@ impl Sim {
             expires_at: session.expires_at,
             idle_since: self.idle_since(number),
             moves: session.moves,
+            resting_until: Time::ZERO,
             pin: (session.standing != Standing::Open).then_some("moving"),
             preference: Preference::Normal,
             tenant: 0,
