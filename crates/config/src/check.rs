@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use model::PoolName;
 use ws::{Verdict, verdict};
 
 use crate::endpoints::check_list;
 use crate::error::did_you_mean;
 use crate::rules;
 use crate::tree::{Path, Tree};
-use crate::{Admin, Close, Config, Errors, Limits, Notice, Pool, Problem, Warning};
+use crate::{Admin, Close, Config, Errors, Limits, Notice, Pool, Problem, Protocol, Warning};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -23,6 +24,7 @@ pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors
     let root = Path::default();
     check.listeners(config, &root.key("listeners"));
     check.routes(config, &root.key("routes"));
+    check.protocols(config);
     check.pools(config, &root.key("pools"));
     check.limits(&config.limits, &root.key("limits"));
     let shutdown = root.key("shutdown").key("drain_time");
@@ -63,7 +65,11 @@ impl Check<'_> {
         }
     }
 
-    fn at_least_one(&mut self, path: &Path, value: Option<usize>) {
+    pub(crate) fn is_written(&self, path: &Path) -> bool {
+        self.tree.is_written(path)
+    }
+
+    pub(crate) fn at_least_one(&mut self, path: &Path, value: Option<usize>) {
         if value == Some(0) {
             self.fail(path, "found 0, expected 1 or more; leave the key out for no bound of its own");
         }
@@ -111,6 +117,7 @@ impl Check<'_> {
                 let message = format!("`{}` is IPv4; remove the key, or listen on [::]", listener.address);
                 self.fail(&here.key("ipv6_only"), message);
             }
+            self.amqp_listener(config, listener, &here);
             let Some(tls) = &listener.tls else { continue };
             for (key, file) in [("certificate", &tls.certificate), ("key", &tls.key)] {
                 if file.as_os_str().is_empty() {
@@ -121,21 +128,14 @@ impl Check<'_> {
     }
 
     fn routes(&mut self, config: &Config, path: &Path) {
-        if config.routes.is_empty() {
+        let takes_http = config.listeners.iter().any(|listener| listener.protocol == Protocol::Http);
+        if config.routes.is_empty() && (takes_http || config.listeners.is_empty()) {
             self.fail(path, "found none, expected at least one, for example `- pool: chat`");
         }
-        let pools: Vec<&str> = config.pools.keys().map(model::PoolName::as_str).collect();
         let mut seen = BTreeMap::new();
         for (index, route) in config.routes.iter().enumerate() {
             let here = path.index(index);
-            if !config.pools.contains_key(&route.pool) {
-                let known = if pools.is_empty() { "none".into() } else { pools.join(", ") };
-                let hint = did_you_mean(route.pool.as_str(), &pools);
-                self.fail(
-                    &here.key("pool"),
-                    format!("there is no pool `{}`{hint}; pools: {known}", route.pool),
-                );
-            }
+            self.known_pool(config, &route.pool, &here.key("pool"));
             if let Some(host) = &route.host {
                 self.rule(&here.key("host"), rules::host(host));
             }
@@ -148,16 +148,28 @@ impl Check<'_> {
         }
     }
 
+    pub(crate) fn known_pool(&mut self, config: &Config, pool: &PoolName, path: &Path) {
+        if config.pools.contains_key(pool) {
+            return;
+        }
+        let pools: Vec<&str> = config.pools.keys().map(PoolName::as_str).collect();
+        let known = if pools.is_empty() { "none".into() } else { pools.join(", ") };
+        let hint = did_you_mean(pool.as_str(), &pools);
+        self.fail(path, format!("there is no pool `{pool}`{hint}; pools: {known}"));
+    }
+
     // ---- pools ----
 
     fn pools(&mut self, config: &Config, path: &Path) {
         for (name, pool) in &config.pools {
             let here = path.key(name.as_str());
             self.rule(&here, rules::pool_name(name.as_str()));
-            if !config.routes.iter().any(|route| route.pool == *name) {
+            let protocol = config.protocol(name);
+            if protocol == Protocol::Http && !config.routes.iter().any(|route| route.pool == *name) {
                 self.warn(&here, "no route leads to this pool; add one, or remove the pool");
             }
             self.pool(pool, &here);
+            self.amqp_pool(pool, protocol, &here);
         }
     }
 

@@ -8,15 +8,28 @@ use balance::Policy;
 use balance::victims::Preference;
 
 use crate::rules::duration_text;
-use crate::{CloseOrder, Config, OnBadFrame, Pool, Route};
+use crate::{
+    AmqpRoute, CloseOrder, Config, ForeignQueues, MessageOrder, OnBadFrame, Pool, Protocol, Route, WhenPinned,
+};
 
 /// Plain text, lines of at most about 100 columns, each ended by a newline.
 pub fn explain(config: &Config) -> String {
     let mut text = String::new();
     section(&mut text, "listeners", config.listeners.iter().map(listener).collect());
-    section(&mut text, "routes, first match wins", routes(config));
+    if !config.routes.is_empty() {
+        section(&mut text, "routes, first match wins", routes(config));
+    }
+    for listener in config.listeners.iter().filter(|listener| listener.protocol == Protocol::Amqp) {
+        let title = format!("routes of {}, first match wins", url(listener));
+        section(&mut text, &title, listener.routes.iter().map(amqp_route).collect());
+    }
     for (name, pool) in &config.pools {
-        section(&mut text, &format!("pool {name}"), pool_rows(pool));
+        let protocol = config.protocol(name);
+        let title = match protocol {
+            Protocol::Http => format!("pool {name}"),
+            Protocol::Amqp => format!("pool {name}, AMQP 0-9-1"),
+        };
+        section(&mut text, &title, pool_rows(pool, protocol));
     }
     section(&mut text, "process", process(config));
     text
@@ -41,14 +54,42 @@ fn row(key: &str, value: impl std::fmt::Display) -> Row {
 }
 
 fn listener(listener: &crate::Listener) -> Row {
-    let address = listener.address;
     match &listener.tls {
-        None => row(&format!("ws://{address}"), "plain"),
+        None => row(&url(listener), "plain"),
         Some(tls) => row(
-            &format!("wss://{address}"),
+            &url(listener),
             format!("certificate {}, key {}", tls.certificate.display(), tls.key.display()),
         ),
     }
+}
+
+fn url(listener: &crate::Listener) -> String {
+    let scheme = match (listener.protocol, &listener.tls) {
+        (Protocol::Http, None) => "ws",
+        (Protocol::Http, Some(_)) => "wss",
+        (Protocol::Amqp, None) => "amqp",
+        (Protocol::Amqp, Some(_)) => "amqps",
+    };
+    format!("{scheme}://{}", listener.address)
+}
+
+fn amqp_route(route: &AmqpRoute) -> Row {
+    let named = |what: &str, name: &Option<String>| {
+        name.as_ref().map_or_else(|| format!("any {what}"), |name| format!("{what} {name:?}"))
+    };
+    let left = format!("{}, {}", named("user", &route.user), named("vhost", &route.vhost));
+    row(&left, target(&route.pool, route.connections_max, route.moves))
+}
+
+/// Where a route leads, and on what terms.
+fn target(pool: &model::PoolName, connections_max: Option<usize>, moves: Preference) -> String {
+    let bound = connections_max.map_or(String::new(), |n| format!(", at most {n} connections"));
+    let moves = match moves {
+        Preference::Prefer => ", sessions are moved first",
+        Preference::Normal => "",
+        Preference::Protect => ", sessions are moved only when their endpoint goes away",
+    };
+    format!("-> {pool}{bound}{moves}")
 }
 
 /// Exact hosts, then wildcards from the longest, then any host; in each, longest path first.
@@ -67,18 +108,12 @@ fn routes(config: &Config) -> Vec<Row> {
     });
     let line = |route: &Route| {
         let left = format!("{}{}", route.host.as_deref().unwrap_or("(any host)"), route.path);
-        let bound = route.connections_max.map_or(String::new(), |n| format!(", at most {n} connections"));
-        let moves = match route.moves {
-            Preference::Prefer => ", sessions are moved first",
-            Preference::Normal => "",
-            Preference::Protect => ", sessions are moved only when their endpoint goes away",
-        };
-        row(&left, format!("-> {}{bound}{moves}", route.pool))
+        row(&left, target(&route.pool, route.connections_max, route.moves))
     };
     routes.into_iter().map(line).collect()
 }
 
-fn pool_rows(pool: &Pool) -> Vec<Row> {
+fn pool_rows(pool: &Pool, protocol: Protocol) -> Vec<Row> {
     let mut rows = Vec::new();
     for e in pool.fixed_endpoints().unwrap_or_default() {
         let state = format!("{:?}", e.state).to_lowercase();
@@ -92,7 +127,60 @@ fn pool_rows(pool: &Pool) -> Vec<Row> {
     }
     placement_rows(pool, &mut rows);
     rebalance_rows(pool, &mut rows);
-    move_rows(pool, &mut rows);
+    match protocol {
+        Protocol::Http => http_rows(pool, &mut rows),
+        Protocol::Amqp => amqp_rows(pool, &mut rows),
+    }
+    rows
+}
+
+fn amqp_rows(pool: &Pool, rows: &mut Vec<Row>) {
+    let amqp = pool.amqp.clone().unwrap_or_default();
+    if amqp.seamless {
+        let order = match amqp.order {
+            MessageOrder::Strict => "order of messages is kept",
+            MessageOrder::Relaxed => "order of messages is best effort",
+        };
+        let queues = match amqp.foreign_queues {
+            ForeignQueues::Pin => "a consumer of a queue declared elsewhere pins its session",
+            ForeignQueues::AssumePersistent => "queues declared elsewhere are taken to be persistent",
+        };
+        rows.push(row("move: migrate", format!("the client stays; {order}; {queues}")));
+        let (prepare, saturate) = (duration_text(amqp.prepare_timeout), duration_text(amqp.saturate_timeout));
+        let (settle, flush) = (duration_text(amqp.settle_timeout), duration_text(amqp.flush_timeout));
+        let replay = duration_text(amqp.replay_timeout);
+        let waits = format!(
+            "prepare {prepare}, saturate {saturate}, settle {settle}, flush {flush}, replay {replay}"
+        );
+        rows.push(row("waits of it", waits));
+        let (linger, most) = (duration_text(amqp.linger), duration_text(amqp.linger_max));
+        rows.push(row("old connection", format!("closed {linger} after the last ack, {most} at most")));
+        let pinned = match amqp.when_pinned {
+            WhenPinned::Stay => "it stays, until its endpoint drains",
+            WhenPinned::Close => "it is closed",
+        };
+        rows.push(row("can not migrate", pinned));
+    } else {
+        rows.push(row("move: close", "sessions do not migrate: no login is kept"));
+    }
+    let (settle, close) = (duration_text(amqp.settle_timeout), duration_text(amqp.close_timeout));
+    let how = format!("320 to the client once it has settled, or after {settle}; CloseOk within {close}");
+    rows.push(row("close", how));
+    let proxy = if amqp.proxy_protocol { ", PROXY protocol v2" } else { "" };
+    let dial = duration_text(pool.dial_timeout);
+    rows.push(row("reaching one", format!("dial {dial}, {} tries{proxy}", pool.tries_max)));
+    let probe = &amqp.probe;
+    let probed = if probe.interval.is_zero() {
+        "never".to_owned()
+    } else {
+        let (interval, timeout) = (duration_text(probe.interval), duration_text(probe.timeout));
+        format!("every {interval}, answer within {timeout}, unready after {} failures", probe.failures)
+    };
+    rows.push(row("probe", probed));
+}
+
+fn http_rows(pool: &Pool, rows: &mut Vec<Row>) {
+    move_rows(pool, rows);
     let bad_frame = match pool.websocket.on_bad_frame {
         OnBadFrame::Opaque => "pass on as it is and pin the session",
         OnBadFrame::Strict => "close both sides with 1002",
@@ -113,7 +201,6 @@ fn pool_rows(pool: &Pool) -> Vec<Row> {
             pool.tries_max
         ),
     ));
-    rows
 }
 
 fn placement_rows(pool: &Pool, rows: &mut Vec<Row>) {

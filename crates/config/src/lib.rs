@@ -1,9 +1,12 @@
 //! The configuration: text in, a checked [`Config`] out, with every complaint at its key, line and column.
 //!
-//! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] applies the routes, [`Key`]
+//! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] and [`AmqpRouter`] apply the routes, [`Key`]
 //! finds a key in a request, [`explain`] tells an operator what the file means. Not here: reading files, watching them, looking at the
 //! machine (whether a certificate exists, how many descriptors there are).
 
+mod amqp;
+mod amqp_check;
+mod amqp_router;
 mod balancing;
 mod check;
 mod endpoints;
@@ -17,6 +20,8 @@ pub mod schema;
 mod tree;
 pub mod units;
 
+pub use amqp::{Amqp, AmqpRoute, ForeignQueues, MessageOrder, Probe, WhenPinned};
+pub use amqp_router::AmqpRouter;
 pub use endpoints::parse_endpoints;
 pub use error::{Errors, Problem, Warning};
 pub use explain::explain;

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use model::{EndpointId, EndpointState, PoolName, Weight};
 use serde::Deserialize;
 
-use crate::units;
+use crate::{Amqp, AmqpRoute, units};
 
 /// The whole file.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -22,7 +22,9 @@ use crate::units;
 pub struct Config {
     /// Where clients connect. At least one.
     pub listeners: Vec<Listener>,
-    /// Which requests go to which pool. Longest match wins; an unmatched request is answered 404.
+    /// Which requests go to which pool. Longest match wins; an unmatched request is answered 404. At least one when a
+    /// listener speaks HTTP.
+    #[serde(default)]
     pub routes: Vec<Route>,
     /// Interchangeable endpoints by name.
     pub pools: BTreeMap<PoolName, Pool>,
@@ -58,9 +60,26 @@ pub struct Listener {
     /// On an IPv6 address: refuse IPv4 clients.
     #[serde(default)]
     pub ipv6_only: bool,
-    /// Present: `wss://` and `https://`. Absent: `ws://` and `http://`.
+    /// Present: `wss://` and `https://`, or `amqps://`. Absent: `ws://` and `http://`, or `amqp://`.
     #[serde(default)]
     pub tls: Option<Tls>,
+    /// What clients speak.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// With `protocol: amqp`, which connections go to which pool. The first match wins; an unmatched one is refused.
+    #[serde(default)]
+    pub routes: Vec<AmqpRoute>,
+}
+
+/// What clients speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// WebSocket and plain HTTP/1.1.
+    #[default]
+    Http,
+    /// AMQP 0-9-1.
+    Amqp,
 }
 
 /// Files of a TLS listener, read again when they change.
@@ -127,6 +146,9 @@ pub struct Pool {
     /// WebSocket details.
     #[serde(default)]
     pub websocket: WebSocket,
+    /// AMQP details. Only where an AMQP listener leads here; left out, all its defaults.
+    #[serde(default)]
+    pub amqp: Option<Amqp>,
     /// Longest wait for a TCP connection to an endpoint.
     #[serde(default = "units::secs::<3>", with = "units::duration")]
     pub dial_timeout: Duration,
@@ -403,6 +425,16 @@ pub enum Format {
     #[default]
     Text,
     Json,
+}
+
+impl Config {
+    /// What is spoken with the endpoints of `pool`: what the listener speaks whose routes lead there.
+    pub fn protocol(&self, pool: &PoolName) -> Protocol {
+        let by_amqp = |listener: &Listener| {
+            listener.protocol == Protocol::Amqp && listener.routes.iter().any(|route| route.pool == *pool)
+        };
+        if self.listeners.iter().any(by_amqp) { Protocol::Amqp } else { Protocol::Http }
+    }
 }
 
 fn root_path() -> String {

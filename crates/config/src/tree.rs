@@ -104,6 +104,24 @@ impl Tree {
         at
     }
 
+    /// True when the file itself has this key.
+    pub(crate) fn is_written(&self, path: &Path) -> bool {
+        let mut node = &self.0.value;
+        path.0.iter().all(|step| {
+            let next = match (node, step) {
+                (Node::List(items), Step::Index(index)) => items.get(*index),
+                (Node::Map(entries), Step::Key(key)) => {
+                    entries.iter().find(|(k, _)| k.value == *key).map(|(_, value)| value)
+                }
+                (Node::Leaf(_) | Node::List(_) | Node::Map(_), _) => None,
+            };
+            next.is_some_and(|next| {
+                node = &next.value;
+                true
+            })
+        })
+    }
+
     /// The deepest key or value that begins at `place`. The root when nothing does.
     pub(crate) fn at(&self, place: Place) -> Found<'_> {
         let mut found = Found { path: Path::default(), node: &self.0.value, by_key: false };
