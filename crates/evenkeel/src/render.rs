@@ -70,6 +70,7 @@ fn pool_facts(pool: &Value) -> Vec<(&'static str, String)> {
             "sessions",
             format!("{}; {} moved clients expected back", cell(&pool["sessions"]), cell(&pool["away"])),
         ),
+        ("pinned", pinned(&pool["pinned"])),
         ("imbalance", format!("{} (largest sessions / target)", cell(&pool["imbalance"]))),
         (
             "pace",
@@ -113,6 +114,13 @@ fn pool_facts(pool: &Value) -> Vec<(&'static str, String)> {
             ),
         ),
     ]
+}
+
+/// Who can not be moved, and why.
+fn pinned(pins: &Value) -> String {
+    let pins = pins.as_object().into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
+    let pins: Vec<_> = pins.map(|(reason, count)| format!("{} {}", cell(count), printable(reason))).collect();
+    if pins.is_empty() { "none".into() } else { pins.join(", ") }
 }
 
 fn guard(guard: &Value) -> String {
@@ -261,7 +269,7 @@ mod tests {
             "ready": true, "listeners": ["127.0.0.1:8080", "[::]:8443"], "connections": 13, "connections_max": 9900,
             "pools": {"chat": {
                 "policy": "least_connections", "state": "guarded", "why": "2 of 16 came back", "sessions": 13,
-                "away": 3, "imbalance": 1.5384615,
+                "away": 3, "imbalance": 1.5384615, "pinned": {"opaque": 0, "stream": 2, "transaction": 1},
                 "endpoints": [endpoint("a", 10, 3, ""), endpoint("b-long", 3, 0, "slow_start")],
                 "moves": {"began": 22, "moved": 16, "migrated": 2, "aborted": 1, "left": 3, "outcomes": {
                     "returned_to_target": 2, "returned_elsewhere": 0, "returned_to_donor": 0, "never_returned": 11,
@@ -279,6 +287,7 @@ pool chat: guarded
   why        2 of 16 came back
   placement  least_connections
   sessions   13; 3 moved clients expected back
+  pinned     2 stream, 1 transaction
   imbalance  1.54 (largest sessions / target)
   pace       10.00 moves/s at this replica (factor 1.00, replicas 2)
   guard      STOPPED, tries again in 540 s; 2 of 16 judged clients came back, at most 16 away at once, stops 1

@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Upper bounds of the handshake histogram, in seconds.
 const HANDSHAKE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+/// Upper bounds of the histogram of freezes, in seconds.
+const FREEZE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 2.5];
 
 /// Runs until SIGTERM or SIGINT and the drain after it.
 ///
@@ -112,7 +114,8 @@ fn reload(watched: &mut Watched, gateway: &Gateway, config_tx: &watch::Sender<Ar
 
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full("evenkeel_handshake_seconds".into()), &HANDSHAKE_BUCKETS)?;
+        .set_buckets_for_metric(Matcher::Full("evenkeel_handshake_seconds".into()), &HANDSHAKE_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full("evenkeel_migration_freeze_seconds".into()), &FREEZE_BUCKETS)?;
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("metrics can not be recorded")?;

@@ -63,6 +63,8 @@ pub fn movable(
 ) -> BTreeMap<PoolName, BTreeMap<EndpointId, Movable>> {
     let mut all: BTreeMap<_, BTreeMap<EndpointId, Movable>> =
         pools.iter().map(|pool| (pool.name.clone(), BTreeMap::new())).collect();
+    let closing: Vec<&PoolName> =
+        pools.iter().filter(|pool| pool.policy().close_pinned()).map(|pool| &pool.name).collect();
     for worker in workers {
         worker.for_each(|slot| {
             let Some(endpoints) = all.get_mut(&slot.pool.name) else { return };
@@ -70,7 +72,8 @@ pub fn movable(
                 endpoints.insert(slot.endpoint.clone(), Movable::default());
             }
             let Some(found) = endpoints.get_mut(&slot.endpoint) else { return };
-            match why_not(now, MoveReason::Surplus, &slot.candidate(0)) {
+            let close_pinned = closing.contains(&&slot.pool.name);
+            match why_not(now, MoveReason::Surplus, &slot.candidate(0, MoveReason::Surplus, close_pinned)) {
                 None => found.movable += 1,
                 Some(reason) => *found.pinned.entry(reason).or_default() += 1,
             }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::MoveReason;
+
 use crate::rebalance::{hasten, spread};
 use crate::shared::Shared;
 use crate::slot::{Command, Slot, Standing};
@@ -47,10 +49,13 @@ pub async fn run(shared: &Shared, workers: &[Arc<Worker>], drain_time: Duration)
 }
 
 fn close(slot: &Slot, left: Duration) {
-    if slot.standing() == Standing::Pinned || left.is_zero() {
+    // Of an AMQP session that is pinned, or migrates, another replica has to take care now: it is closed like any other. In
+    // a session that has become opaque no close can be placed.
+    let from = slot.movable_from(MoveReason::Draining, false);
+    if left.is_zero() || slot.standing() == Standing::Pinned && !from.contains(&Standing::Pinned) {
         return hasten(slot, "shutdown");
     }
-    if slot.change(&[Standing::Open], Standing::Ending).is_none() {
+    if slot.change(from, Standing::Ending).is_none() {
         // It is being moved, or has ended, since it was looked at.
         return;
     }

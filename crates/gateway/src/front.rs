@@ -21,7 +21,7 @@ use crate::io::{Io, Rewound};
 use crate::relay::Relay;
 use crate::reply::Reply;
 use crate::shared::{RouteRuntime, Runtime, Shared};
-use crate::slot::{Slot, Terms, client_key};
+use crate::slot::{MoveBy, Slot, Terms, client_key};
 use crate::stay::Stay;
 use crate::telemetry;
 use crate::upstream::{self, Answer, HttpAnswer, Switched, UpgradeCall};
@@ -259,6 +259,7 @@ pub fn begin(
         moves: opened.moves,
         preference: route.preference,
         may_notify: policy.may_notify(switched.protocol.as_deref()),
+        by: MoveBy::Shed,
     };
     let now = guest.shared.clock.now();
     let slot = Slot::new(route.pool.clone(), endpoint, client, now, terms, guest.worker.unread.clone());

@@ -84,7 +84,21 @@ pub struct Status {
     /// Their bound.
     pub connections_max: usize,
     /// Sessions, targets, moves and their outcomes by pool.
-    pub pools: BTreeMap<PoolName, PoolStatus>,
+    pub pools: BTreeMap<PoolName, PoolView>,
+}
+
+/// What a pool looks like now.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolView {
+    /// As its planner sees it.
+    #[serde(flatten)]
+    pub planner: PoolStatus,
+    /// Sessions that can not be moved, by reason; a reason that was there once stays, with 0.
+    pub pinned: BTreeMap<&'static str, usize>,
+}
+
+fn view(now: Time, pool: &Pool) -> PoolView {
+    PoolView { planner: pool.plan(|planner| planner.status(now)), pinned: pool.gauges.pinned() }
 }
 
 /// A running gateway. Dropping it stops nothing: call [`Gateway::shutdown`].
@@ -181,10 +195,7 @@ impl Gateway {
             listeners: self.addresses.clone(),
             connections: self.shared.admission.total(),
             connections_max: self.shared.runtime.load().connections_max,
-            pools: pools
-                .iter()
-                .map(|pool| (pool.name.clone(), pool.plan(|planner| planner.status(now))))
-                .collect(),
+            pools: pools.iter().map(|pool| (pool.name.clone(), view(now, pool))).collect(),
         }
     }
 

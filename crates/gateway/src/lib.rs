@@ -25,10 +25,12 @@ mod shared;
 mod slot;
 mod stay;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod upstream;
 mod worker;
 
 pub use descriptors::TooFew;
-pub use gateway::{CommandError, Gateway, StartError, Status};
+pub use gateway::{CommandError, Gateway, PoolView, StartError, Status};
 pub use tls::{Certificate, TlsError};

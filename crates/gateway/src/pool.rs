@@ -2,16 +2,17 @@
 //!
 //! A pool outlives configuration reloads and endpoint refreshes, so its counts do.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use balance::{ClientKey, Limits, Opened, Planner, Purpose, Refusal, Request};
-use config::Key;
+use balance::{ClientKey, Limits, MoveReason, Opened, Planner, Purpose, Refusal, Request, Visitor};
+use config::{Amqp, Config, Key, Protocol, WhenPinned};
 use model::{EndpointId, PoolName, Time};
-use session::{Notice, Order, Settings, ShedSpec};
+use session::{Fallback, MigrateSpec, Notice, Order, Settings, ShedSpec};
 
 use crate::clock::Clock;
 use crate::telemetry::PoolMetrics;
@@ -34,6 +35,32 @@ pub struct Pool {
 #[derive(Debug, Default)]
 pub struct Gauges {
     sessions: AtomicUsize,
+    /// By reason; a reason that was there once stays, with 0.
+    pinned: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+/// One pinned session in the counts of its pool, until it is dropped.
+#[derive(Debug)]
+pub struct PinCount {
+    pool: Arc<Pool>,
+    /// Why it is pinned.
+    pub reason: &'static str,
+}
+
+impl PinCount {
+    /// Counts a session of `pool`.
+    pub fn new(pool: &Arc<Pool>, reason: &'static str) -> Self {
+        *pool.gauges.pins().entry(reason).or_default() += 1;
+        Self { pool: pool.clone(), reason }
+    }
+}
+
+impl Drop for PinCount {
+    fn drop(&mut self) {
+        if let Some(count) = self.pool.gauges.pins().get_mut(self.reason) {
+            *count = count.saturating_sub(1);
+        }
+    }
 }
 
 impl Gauges {
@@ -45,6 +72,15 @@ impl Gauges {
     /// A session ended.
     pub fn closed(&self) {
         self.sessions.fetch_sub(1, Relaxed);
+    }
+
+    /// Pinned sessions by reason.
+    pub fn pinned(&self) -> BTreeMap<&'static str, usize> {
+        self.pins().clone()
+    }
+
+    fn pins(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Running sessions.
@@ -74,7 +110,12 @@ pub struct Policy {
     tenant: Option<Key>,
     notice: Option<config::Notice>,
     close: config::Close,
+    /// Present: the endpoints speak AMQP.
+    pub amqp: Option<Amqp>,
 }
+
+/// `CONNECTION_FORCED`: an operator closed the connection. Clients that recover do so after it.
+const AMQP_FORCED: u16 = 320;
 
 /// Who asks for an endpoint, as far as placement and moves go by it.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +130,7 @@ pub struct Caller {
 
 impl Policy {
     /// Compiles `pool`'s part of the configuration.
-    pub fn new(pool: &config::Pool, limits: &config::Limits) -> Self {
+    pub fn new(pool: &config::Pool, protocol: Protocol, limits: &config::Limits) -> Self {
         let session = Settings {
             strict: pool.websocket.on_bad_frame == config::OnBadFrame::Strict,
             on_upstream_abort: pool.websocket.on_upstream_abort,
@@ -109,7 +150,26 @@ impl Policy {
             tenant: pool.tenant.as_ref().and_then(config::TenantKey::key),
             notice: pool.moves.notice.clone(),
             close: pool.moves.close.clone(),
+            amqp: match protocol {
+                Protocol::Http => None,
+                Protocol::Amqp => Some(pool.amqp.clone().unwrap_or_default()),
+            },
         }
+    }
+
+    /// A rebalance closes sessions that can not migrate.
+    pub fn close_pinned(&self) -> bool {
+        self.amqp.as_ref().is_some_and(|amqp| amqp.when_pinned == WhenPinned::Close)
+    }
+
+    /// How sessions are migrated for `reason`.
+    pub fn migrate_spec(&self, reason: MoveReason, deadline: Option<Time>) -> MigrateSpec {
+        let fallback = match reason {
+            MoveReason::Draining => Fallback::Close,
+            MoveReason::Surplus | MoveReason::MaxAge if self.close_pinned() => Fallback::Close,
+            MoveReason::Surplus | MoveReason::MaxAge | MoveReason::Rehearsal => Fallback::Stay,
+        };
+        MigrateSpec { reason: reason.as_str(), deadline, fallback }
     }
 
     /// Who asks with a request of this target and these headers. The keys are hashed where they stand.
@@ -121,10 +181,21 @@ impl Policy {
         Caller { client, hash: hash(&self.hash), tenant: hash(&self.tenant).unwrap_or(0) }
     }
 
-    /// How one session is shed for `reason`: with the notice if it may get one, whose grace is spread by `spread`
+    /// How one session is shed for `reason`. Over AMQP: once it has settled, or after `wait`. Over WebSocket: with the notice if it may get one, whose grace is spread by `spread`
     /// (-1.0 to 1.0), and nothing reaches beyond `left`.
     pub fn shed_spec(&self, reason: &str, left: Option<Duration>, may_notify: bool, spread: f64) -> ShedSpec {
         let left = left.unwrap_or(Duration::MAX);
+        if let Some(amqp) = &self.amqp {
+            return ShedSpec {
+                notice: None,
+                code: AMQP_FORCED,
+                reason: reason.to_owned(),
+                order: Order::ClientFirst,
+                quiet: Duration::ZERO,
+                wait: amqp.settle_timeout.min(left / 2),
+                reply_timeout: amqp.close_timeout,
+            };
+        }
         let wait = self.close.wait.min(left / 2);
         let notice = self.notice.as_ref().filter(|_| may_notify).map(|notice| {
             let grace = notice.grace.mul_f64(1.0 + notice.jitter * spread);
@@ -181,23 +252,34 @@ fn settings(config: &config::Pool) -> balance::Settings {
 
 impl Pool {
     /// A pool without endpoints.
-    pub fn new(name: PoolName, config: &config::Pool, limits: &config::Limits, clock: Clock) -> Arc<Self> {
+    ///
+    /// # Panics
+    /// When `config` has no pool of that name.
+    pub fn new(name: PoolName, config: &Config, clock: Clock) -> Arc<Self> {
         let seed = u64::from_ne_bytes(crate::entropy::bytes());
-        let planner = Planner::new(settings(config), seed);
+        let planner = Planner::new(settings(&config.pools[&name]), seed);
+        let policy = Policy::new(&config.pools[&name], config.protocol(&name), &config.limits);
         Arc::new(Self {
             metrics: PoolMetrics::new(&name),
             name,
             gauges: Gauges::default(),
             clock,
             planner: Mutex::new(planner),
-            policy: ArcSwap::from_pointee(Policy::new(config, limits)),
+            policy: ArcSwap::from_pointee(policy),
         })
     }
 
     /// Takes a new configuration; sessions and counts stay.
-    pub fn reconfigure(&self, now: Time, config: &config::Pool, limits: &config::Limits) {
-        self.policy.store(Arc::new(Policy::new(config, limits)));
-        self.plan(|planner| planner.reconfigure(now, settings(config)));
+    pub fn reconfigure(&self, now: Time, config: &Config) {
+        let Some(pool) = config.pools.get(&self.name) else { return };
+        self.policy.store(Arc::new(Policy::new(pool, config.protocol(&self.name), &config.limits)));
+        self.plan(|planner| planner.reconfigure(now, settings(pool)));
+    }
+
+    /// The gateway's time.
+    #[cfg(test)]
+    pub fn now(&self) -> Time {
+        self.clock.now()
     }
 
     /// The present policy.
@@ -268,6 +350,23 @@ impl Ticket {
         self.open = false;
         let now = self.pool.clock.now();
         let opened = self.pool.plan(|planner| planner.handle_opened(now, &self.endpoint, client, took));
+        (self.endpoint.clone(), opened)
+    }
+
+    /// A session of `from`, of the same pool, goes on here. `was_moving` is asked under the planner's lock: whether a move
+    /// of it was under way.
+    pub fn took_over(
+        mut self,
+        from: &EndpointId,
+        visitor: Visitor,
+        was_moving: impl FnOnce() -> bool,
+    ) -> (EndpointId, Opened) {
+        self.open = false;
+        let now = self.pool.clock.now();
+        let opened = self.pool.plan(|planner| match was_moving() {
+            true => planner.handle_migrated(now, from, &self.endpoint, visitor),
+            false => planner.handle_replaced(now, from, &self.endpoint, visitor),
+        });
         (self.endpoint.clone(), opened)
     }
 }

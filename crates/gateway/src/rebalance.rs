@@ -17,7 +17,7 @@ use crate::entropy;
 use crate::pool::Pool;
 use crate::reports;
 use crate::shared::Shared;
-use crate::slot::{Command, Slot, Standing};
+use crate::slot::{Command, MoveBy, Slot, Standing};
 use crate::telemetry;
 use crate::worker::Worker;
 
@@ -127,22 +127,33 @@ impl Rebalance {
     /// Tells the best `plan.count` of the donor's sessions to leave.
     fn fill(&mut self, now: Time, pool: &Arc<Pool>, plan: &Move, slots: &[Arc<Slot>]) {
         let policy = pool.policy();
-        let mut candidates = slots.iter().enumerate().map(|(key, slot)| slot.candidate(key)).collect();
+        let close_pinned = policy.close_pinned();
+        let candidate = |(key, slot): (usize, &Arc<Slot>)| slot.candidate(key, plan.reason, close_pinned);
+        let mut candidates = slots.iter().enumerate().map(candidate).collect();
         let count = plan.count as usize;
         let tenants = self.tenants.entry(pool.name.clone()).or_default();
         let mut chosen = victims::choose(now, plan.reason, &mut candidates, count, tenants, &policy.limits);
         // Some may have ended since they were looked at.
         let began = pool.plan(|planner| {
-            chosen.retain(|key| slots[*key].change(&[Standing::Open], Standing::Moving).is_some());
+            chosen.retain(|key| {
+                let slot = &slots[*key];
+                slot.change(slot.movable_from(plan.reason, close_pinned), Standing::Moving).is_some()
+            });
             let began = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
             planner.handle_moves_began(now, &plan.from, plan.count, began);
             began
         });
         let left = plan.deadline.map(|deadline| deadline.since(now));
+        let migrate = Arc::new(policy.migrate_spec(plan.reason, plan.deadline));
         for key in chosen {
             let slot = &slots[key];
-            let spec = policy.shed_spec(plan.reason.as_str(), left, slot.terms.may_notify, spread());
-            slot.command(Command::Shed(Arc::new(spec)));
+            slot.command(match slot.terms.by {
+                MoveBy::Migrate => Command::Migrate(migrate.clone()),
+                MoveBy::Shed => {
+                    let reason = plan.reason.as_str();
+                    Command::Shed(Arc::new(policy.shed_spec(reason, left, slot.terms.may_notify, spread())))
+                }
+            });
         }
         if let (MoveReason::Draining, Some(deadline)) = (plan.reason, plan.deadline) {
             self.deadlines.insert((pool.name.clone(), plan.from.clone()), deadline);
@@ -194,6 +205,7 @@ impl Rebalance {
         for pool in &pools {
             let status = pool.plan(|planner| planner.status(now));
             telemetry::pool(&pool.name, &status);
+            telemetry::pinned(&pool.name, &pool.gauges.pinned());
             self.check_source_ports(&pool.name, &status);
         }
         self.tenants.retain(|name, _| pools.iter().any(|pool| pool.name == *name));

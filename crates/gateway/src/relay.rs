@@ -19,7 +19,7 @@ use crate::buffer::{self, Backlog, HEADROOM};
 use crate::entropy;
 use crate::io::Io;
 use crate::slot::{Command, CutReason, Slot, Standing};
-use crate::stay::Stay;
+use crate::stay::{Outcome, Stay};
 
 /// The slot and the counters learn of traffic at most this often.
 const TOUCH: Duration = Duration::from_secs(1);
@@ -252,7 +252,7 @@ impl Relay {
         }
         if self.session.end().is_some() {
             // Before the client can know: it may be back at once.
-            self.stay.leaving(now, &self.session);
+            self.stay.leaving(now, || Outcome::of(&self.session));
         }
         for leg in [Leg::Downstream, Leg::Upstream] {
             if let Some(frame) = self.session.poll_transmit(leg, entropy::bytes) {
@@ -333,6 +333,8 @@ impl Relay {
                 }
                 self.session.hasten(now, &self.settings);
             }
+            // A WebSocket can not migrate, and is not asked to.
+            Command::Migrate(spec) => self.stay.aborted(now, &spec),
             Command::CutIdle(limit) if now.since(self.shown.active) < limit => {
                 self.slot().touch(self.shown.active);
             }
@@ -410,7 +412,7 @@ impl Drop for Relay {
             let lost = self.side_mut(leg).backlog.abandon();
             self.stay.count_lost_bytes(leg, lost);
         }
-        self.stay.ended(now, &self.session);
+        self.stay.ended(now, &Outcome::of(&self.session));
     }
 }
 

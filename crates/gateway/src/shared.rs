@@ -1,12 +1,13 @@
 //! What all threads of the gateway share: the running configuration, the pools, the counts.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use balance::victims::Preference;
-use config::Config;
+use config::{AmqpRoute, AmqpRouter, Config, Listener, Protocol};
 use model::PoolName;
 use tokio::sync::Notify;
 
@@ -40,6 +41,9 @@ pub struct Runtime {
     pub router: config::Router,
     /// By place of the route.
     pub routes: Vec<RouteRuntime>,
+    /// By place of the listener, as it was when the gateway started: what an AMQP listener knows. `None` for the others, and
+    /// for one that the configuration no longer names.
+    pub amqp: Vec<Option<AmqpRoutes>>,
     /// `limits.connections_max`, or what the descriptors allow.
     pub connections_max: usize,
 }
@@ -55,6 +59,18 @@ pub struct RouteRuntime {
     pub connections_max: Option<usize>,
     /// Whether its sessions are moved before or after others.
     pub preference: Preference,
+}
+
+/// The routes of an AMQP listener.
+#[derive(Debug)]
+pub struct AmqpRoutes {
+    /// Finds the route of a connection.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP front asks it"))]
+    pub router: AmqpRouter,
+    /// By place of the route.
+    pub routes: Vec<RouteRuntime>,
+    address: SocketAddr,
+    config: Vec<AmqpRoute>,
 }
 
 impl Shared {
@@ -123,11 +139,11 @@ fn compile(
 ) -> Runtime {
     let now = clock.now();
     pools.retain(|name, pool| config.pools.contains_key(name) || pool.gauges.sessions() > 0);
-    for (name, pool) in &config.pools {
+    for name in config.pools.keys() {
         match pools.get(name) {
-            Some(running) => running.reconfigure(now, pool, &config.limits),
+            Some(running) => running.reconfigure(now, &config),
             None => {
-                pools.insert(name.clone(), Pool::new(name.clone(), pool, &config.limits, clock));
+                pools.insert(name.clone(), Pool::new(name.clone(), &config, clock));
             }
         }
     }
@@ -142,11 +158,110 @@ fn compile(
         preference: route.moves,
     });
     let routes = routes.collect();
-    Runtime { router: config::Router::new(&config.routes), routes, config, connections_max }
+    let amqp = compile_amqp(pools, old, &config);
+    Runtime { router: config::Router::new(&config.routes), routes, amqp, config, connections_max }
+}
+
+/// Listeners stay as they were when the gateway started; what they know is found again by their address.
+fn compile_amqp(
+    pools: &BTreeMap<PoolName, Arc<Pool>>,
+    old: Option<&Runtime>,
+    config: &Config,
+) -> Vec<Option<AmqpRoutes>> {
+    let speaks_amqp = |listener: &&Listener| listener.protocol == Protocol::Amqp;
+    let Some(old) = old else {
+        return config
+            .listeners
+            .iter()
+            .map(|listener| Some(listener).filter(speaks_amqp).map(|l| amqp_routes(pools, None, l)))
+            .collect();
+    };
+    let again = |(place, known): (usize, &Option<AmqpRoutes>)| {
+        let known = known.as_ref()?;
+        let same = |listener: &&Listener| speaks_amqp(listener) && listener.address == known.address;
+        // Several may have the same address with port 0: then the place tells.
+        let listener =
+            config.listeners.get(place).filter(same).or_else(|| config.listeners.iter().find(same));
+        listener.map(|listener| amqp_routes(pools, Some(known), listener))
+    };
+    old.amqp.iter().enumerate().map(again).collect()
+}
+
+fn amqp_routes(
+    pools: &BTreeMap<PoolName, Arc<Pool>>,
+    old: Option<&AmqpRoutes>,
+    listener: &Listener,
+) -> AmqpRoutes {
+    let route = |route: &AmqpRoute| {
+        let same = |r: &&AmqpRoute| r.user == route.user && r.vhost == route.vhost;
+        let count = old.and_then(|old| {
+            let place = old.config.iter().position(|r| same(&r))?;
+            Some(old.routes[place].count.clone())
+        });
+        RouteRuntime {
+            pool: pools[&route.pool].clone(),
+            count: count.unwrap_or_default(),
+            connections_max: route.connections_max,
+            preference: route.moves,
+        }
+    };
+    AmqpRoutes {
+        router: AmqpRouter::new(&listener.routes),
+        routes: listener.routes.iter().map(route).collect(),
+        address: listener.address,
+        config: listener.routes.clone(),
+    }
 }
 
 /// The count of the route that had the same match before.
 fn same_route(old: &Runtime, route: &config::Route) -> Option<Arc<RouteCount>> {
     let place = old.config.routes.iter().position(|r| r.host == route.host && r.path == route.path)?;
     Some(old.routes[place].count.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listeners: &str) -> Arc<Config> {
+        let text = format!(
+            "{{listeners: [{listeners}], routes: [{{pool: chat}}], \
+             pools: {{chat: {{endpoints: []}}, a: {{endpoints: []}}, b: {{endpoints: []}}}}}}"
+        );
+        Arc::new(config::parse(&text, std::path::Path::new("/")).expect("it is valid").config)
+    }
+
+    /// The pools to which each listener's routes lead, for user `u` and vhost `/`.
+    fn found(shared: &Shared) -> Vec<Option<String>> {
+        let runtime = shared.runtime.load();
+        let find = |amqp: &AmqpRoutes| {
+            let place = amqp.router.find(Some(b"u"), b"/")?;
+            Some(amqp.routes[place].pool.name.to_string())
+        };
+        runtime.amqp.iter().map(|amqp| amqp.as_ref().and_then(find)).collect()
+    }
+
+    #[test]
+    fn an_amqp_listener_keeps_its_place_and_its_counts_over_reloads() {
+        let http = "{address: '127.0.0.1:1'}";
+        let first = "{address: '127.0.0.1:2', protocol: amqp, routes: [{user: u, pool: a}, {pool: b}]}";
+        let second = "{address: '127.0.0.1:3', protocol: amqp, routes: [{pool: b}]}";
+        let start = config(&format!("{http}, {first}, {second}"));
+        let shared = Shared::new(Clock::start(), start, vec![None; 3], 10);
+        let named = |names: [&str; 3]| names.map(|n| (!n.is_empty()).then(|| n.to_owned())).to_vec();
+        assert_eq!(found(&shared), named(["", "a", "b"]));
+        let permit = {
+            let runtime = shared.runtime.load();
+            runtime.amqp[1].as_ref().expect("it speaks AMQP").routes[0].count.enter(Some(1))
+        };
+        assert!(permit.is_ok());
+        let changed = "{address: '127.0.0.1:2', protocol: amqp, \
+                        routes: [{vhost: /x, pool: a}, {user: u, pool: b}]}";
+        shared.reconfigure(config(&format!("{changed}, {http}")), 10);
+        assert_eq!(found(&shared), named(["", "b", ""]), "by address, whatever the order");
+        let runtime = shared.runtime.load();
+        let routes = &runtime.amqp[1].as_ref().expect("it speaks AMQP").routes;
+        assert!(routes[1].count.enter(Some(1)).is_err(), "the connection of user u still counts");
+        assert!(routes[0].count.enter(Some(1)).is_ok());
+    }
 }

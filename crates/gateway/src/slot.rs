@@ -7,9 +7,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use balance::victims::{Candidate, Preference};
-use balance::{ClientKey, Visitor};
+use balance::{ClientKey, MoveReason, Opened, Visitor};
 use model::{EndpointId, Time};
-use session::ShedSpec;
+use session::{MigrateSpec, ShedSpec};
 
 use crate::pool::Pool;
 
@@ -21,6 +21,8 @@ pub enum Command {
     /// The same, without waiting for a quiet moment any longer: a shed that waits goes on at the next boundary, and a
     /// session without one begins with this.
     Hasten(Arc<ShedSpec>),
+    /// Go on at another endpoint while the client stays. Only for [`MoveBy::Migrate`].
+    Migrate(Arc<MigrateSpec>),
     /// End now if no byte came for this long: the slot learns of traffic late.
     CutIdle(Duration),
     /// End now.
@@ -56,7 +58,7 @@ pub enum Standing {
     Open = 0,
     /// Is being moved.
     Moving = 1,
-    /// Can not be moved: opaque.
+    /// Can not be moved, for a reason that the slot knows.
     Pinned = 2,
     /// Is ending.
     Ending = 3,
@@ -71,16 +73,15 @@ impl Standing {
             _ => Self::Ending,
         }
     }
+}
 
-    /// Why a session that stands here can not be moved, if so.
-    pub const fn pin(self) -> Option<&'static str> {
-        match self {
-            Self::Open => None,
-            Self::Moving => Some("moving"),
-            Self::Pinned => Some("opaque"),
-            Self::Ending => Some("ending"),
-        }
-    }
+/// By what means a session is moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MoveBy {
+    /// It is closed, and its client comes back.
+    Shed,
+    /// Its upstream leg is exchanged. One that is pinned can still be closed.
+    Migrate,
 }
 
 /// What decides whether and when a session may be moved: fixed when it opens.
@@ -98,6 +99,8 @@ pub struct Terms {
     pub preference: Preference,
     /// It may be asked to leave by a message.
     pub may_notify: bool,
+    /// By what means it is moved.
+    pub by: MoveBy,
 }
 
 /// No deadline.
@@ -121,6 +124,8 @@ pub struct Slot {
     stalled_since: AtomicU64,
     standing: AtomicU8,
     is_timed: AtomicBool,
+    /// Nobody reads commands any more. Read and written under the inbox's lock; there it would take a word.
+    is_closed: AtomicBool,
     /// The worker's count of unread commands.
     unread: Arc<AtomicUsize>,
     inbox: Mutex<Inbox>,
@@ -130,6 +135,16 @@ pub struct Slot {
 struct Inbox {
     waker: Option<Waker>,
     command: Option<Command>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few sessions have, and those that do seldom.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Why it is pinned.
+    pin: Option<&'static str>,
+    /// Not moved before this, because its last migration was given up.
+    resting_until: Time,
 }
 
 impl Slot {
@@ -153,16 +168,43 @@ impl Slot {
             stalled_since: AtomicU64::new(NEVER),
             standing: AtomicU8::new(Standing::Open as u8),
             is_timed: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             unread,
             inbox: Mutex::default(),
         }
     }
 
+    /// The slot of the same session at another endpoint, on other terms: what the task has said of itself goes along.
+    /// `pin`: why it can not be moved from there, if so.
+    pub fn successor(&self, endpoint: EndpointId, opened: Opened, pin: Option<&'static str>) -> Self {
+        let Opened { cooling_until, moves, expires_at } = opened;
+        let standing = if pin.is_some() { Standing::Pinned } else { Standing::Open };
+        let rare = pin.is_some().then(|| Box::new(Rare { pin, ..Rare::default() }));
+        Self {
+            pool: self.pool.clone(),
+            endpoint,
+            client: self.client,
+            opened: self.opened,
+            terms: Terms { cooling_until, moves, expires_at, ..self.terms },
+            active_at: AtomicU64::new(self.active_at.load(Relaxed)),
+            deadline: AtomicU64::new(NEVER),
+            stalled_since: AtomicU64::new(self.stalled_since.load(Relaxed)),
+            standing: AtomicU8::new(standing as u8),
+            is_timed: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            unread: self.unread.clone(),
+            inbox: Mutex::new(Inbox { rare, ..Inbox::default() }),
+        }
+    }
+
     /// Leaves a command for the session's task and wakes it. A later command replaces an unread one, but for
-    /// [`Command::CutIdle`], which gives way.
+    /// [`Command::CutIdle`], which gives way. A session that has ended, or goes on in another slot, gets none.
     pub fn command(&self, command: Command) {
         let waker = {
             let mut inbox = self.inbox();
+            if self.is_closed.load(Relaxed) {
+                return;
+            }
             if matches!(command, Command::CutIdle(_)) && inbox.command.is_some() {
                 // Whatever it was told already is no weaker.
                 return;
@@ -190,10 +232,15 @@ impl Slot {
         self.inbox().waker = Some(waker.clone());
     }
 
-    /// The task has ended; it can not be woken any more.
-    pub fn detach(&self) {
-        self.take_command();
-        self.inbox().waker = None;
+    /// The task has ended, or goes on in another slot: here it can not be woken any more, and a command is dropped, the
+    /// unread one as well. Returns how it was woken.
+    pub fn detach(&self) -> Option<Waker> {
+        let mut inbox = self.inbox();
+        self.is_closed.store(true, Relaxed);
+        if inbox.command.take().is_some() {
+            self.unread.fetch_sub(1, Relaxed);
+        }
+        inbox.waker.take()
     }
 
     /// The command left for the task, if any. Not worth a look while the worker has no [`Worker::unread`] ones.
@@ -262,6 +309,39 @@ impl Slot {
         from.iter().find_map(change)
     }
 
+    /// It can not be moved for `reason` until [`Self::unpin`]. One that is being moved stays so: whoever moves it finds out.
+    pub fn pin(&self, reason: &'static str) {
+        self.inbox().rare.get_or_insert_default().pin = Some(reason);
+        self.change(&[Standing::Open], Standing::Pinned);
+    }
+
+    /// It may be moved again.
+    pub fn unpin(&self) {
+        if let Some(rare) = &mut self.inbox().rare {
+            rare.pin = None;
+        }
+        self.change(&[Standing::Pinned], Standing::Open);
+    }
+
+    /// It is not moved before this.
+    pub fn rest_until(&self, at: Time) {
+        self.inbox().rare.get_or_insert_default().resting_until = at;
+    }
+
+    /// Where a session may stand that is moved for `reason`. `close_pinned`: a rebalance closes those that can not migrate;
+    /// a drain does so in any case. One that can neither migrate nor be closed safely is never moved.
+    pub fn movable_from(&self, reason: MoveReason, close_pinned: bool) -> &'static [Standing] {
+        let closes = match reason {
+            MoveReason::Draining => true,
+            MoveReason::Surplus | MoveReason::MaxAge => close_pinned,
+            MoveReason::Rehearsal => false,
+        };
+        match self.terms.by {
+            MoveBy::Migrate if closes => &[Standing::Open, Standing::Pinned],
+            MoveBy::Migrate | MoveBy::Shed => &[Standing::Open],
+        }
+    }
+
     /// It has ended. Returns where it stood.
     pub fn end(&self) -> Standing {
         Standing::from_u8(self.standing.swap(Standing::Ending as u8, Relaxed))
@@ -272,9 +352,26 @@ impl Slot {
         Visitor { client: client_key(self.client), moves: self.terms.moves }
     }
 
-    /// What is known of it to whoever chooses sessions to move, who finds it again by `key`.
-    pub fn candidate(&self, key: usize) -> Candidate {
+    /// What is known of it to whoever chooses sessions to move for `reason`, who finds it again by `key`. See
+    /// [`Self::movable_from`].
+    pub fn candidate(&self, key: usize, reason: MoveReason, close_pinned: bool) -> Candidate {
         let Terms { cooling_until, expires_at, tenant, moves, preference, .. } = self.terms;
+        let standing = self.standing();
+        let mut resting_until = Time::ZERO;
+        let mut pin = None;
+        // Of the others nothing is written there, and a look would cost a lock for each of thousands.
+        if self.terms.by == MoveBy::Migrate
+            && let Some(rare) = &self.inbox().rare
+        {
+            (resting_until, pin) = (rare.resting_until, rare.pin);
+        }
+        let pin = match standing {
+            _ if self.movable_from(reason, close_pinned).contains(&standing) => None,
+            Standing::Open => None,
+            Standing::Moving => Some("moving"),
+            Standing::Pinned => Some(pin.unwrap_or("opaque")),
+            Standing::Ending => Some("ending"),
+        };
         Candidate {
             key,
             opened: self.opened,
@@ -282,8 +379,8 @@ impl Slot {
             expires_at,
             idle_since: self.active_at(),
             moves,
-            resting_until: Time::ZERO,
-            pin: self.standing().pin(),
+            resting_until,
+            pin,
             preference,
             tenant,
         }
@@ -310,16 +407,14 @@ fn optional(nanos: u64) -> Option<Time> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_session_that_has_ended_is_moved_by_nobody() {
+    fn slot(by: MoveBy) -> (Slot, Arc<AtomicUsize>) {
         let config = config::parse(
             "{listeners: [{address: '127.0.0.1:0'}], routes: [{pool: a}], pools: {a: {endpoints: [{address: '127.0.0.1:1'}]}}}",
             std::path::Path::new("/"),
         );
         let config = config.expect("it is valid").config;
         let name = model::PoolName::from("a");
-        let pool =
-            Pool::new(name.clone(), &config.pools[&name], &config.limits, crate::clock::Clock::start());
+        let pool = Pool::new(name, &config, crate::clock::Clock::start());
         let terms = Terms {
             cooling_until: Time::ZERO,
             expires_at: None,
@@ -327,9 +422,16 @@ mod tests {
             moves: 0,
             preference: Preference::Normal,
             may_notify: false,
+            by,
         };
         let client = IpAddr::from([127, 0, 0, 1]);
-        let slot = Slot::new(pool, "e".into(), client, Time::ZERO, terms, Arc::default());
+        let unread = Arc::default();
+        (Slot::new(pool, "e".into(), client, Time::ZERO, terms, Arc::clone(&unread)), unread)
+    }
+
+    #[test]
+    fn a_session_that_has_ended_is_moved_by_nobody() {
+        let (slot, _) = slot(MoveBy::Shed);
         assert_eq!(slot.change(&[Standing::Open], Standing::Moving), Some(Standing::Open));
         assert_eq!(slot.change(&[Standing::Open], Standing::Moving), None, "once");
         assert_eq!(
@@ -339,6 +441,55 @@ mod tests {
         );
         assert_eq!(slot.end(), Standing::Moving);
         assert_eq!(slot.change(&[Standing::Open, Standing::Moving], Standing::Moving), None);
+    }
+
+    #[test]
+    fn a_command_to_a_slot_that_nobody_reads_is_dropped_and_not_counted() {
+        let (slot, unread) = slot(MoveBy::Migrate);
+        slot.command(Command::Cut(CutReason::Idle));
+        assert_eq!(unread.load(Relaxed), 1);
+        slot.detach();
+        slot.command(Command::Cut(CutReason::Idle));
+        assert_eq!(unread.load(Relaxed), 0);
+        assert!(slot.take_command().is_none());
+    }
+
+    #[test]
+    fn a_pinned_session_that_migrates_leaves_only_where_it_would_be_closed() {
+        let keeps = |slot: &Slot, reason, close_pinned| slot.candidate(0, reason, close_pinned).pin;
+        let (opaque, _) = slot(MoveBy::Shed);
+        opaque.change(&[Standing::Open], Standing::Pinned);
+        let (exclusive, _) = slot(MoveBy::Migrate);
+        exclusive.pin("exclusive_queue");
+        for (reason, close_pinned, expected) in [
+            (MoveReason::Surplus, false, Some("exclusive_queue")),
+            (MoveReason::Surplus, true, None),
+            (MoveReason::MaxAge, false, Some("exclusive_queue")),
+            (MoveReason::Draining, false, None),
+            (MoveReason::Rehearsal, true, Some("exclusive_queue")),
+        ] {
+            assert_eq!(keeps(&exclusive, reason, close_pinned), expected, "{reason:?} {close_pinned}");
+            assert_eq!(keeps(&opaque, reason, close_pinned), Some("opaque"), "{reason:?} {close_pinned}");
+        }
+        exclusive.unpin();
+        assert_eq!(keeps(&exclusive, MoveReason::Surplus, false), None);
+        exclusive.rest_until(Time::from_millis(5));
+        let candidate = exclusive.candidate(0, MoveReason::Draining, false);
+        assert_eq!(candidate.resting_until, Time::from_millis(5));
+    }
+
+    #[test]
+    fn a_successor_keeps_what_the_task_said_and_takes_other_terms() {
+        let (old, _) = slot(MoveBy::Migrate);
+        old.touch(Time::from_millis(7));
+        old.set_stalled(Some(Time::from_millis(6)));
+        let opened = Opened { cooling_until: Time::from_millis(9), moves: 3, expires_at: None };
+        let new = old.successor("f".into(), opened, Some("stream"));
+        assert_eq!((new.endpoint.as_str(), new.visitor().moves), ("f", 3));
+        assert_eq!((new.active_at(), new.stalled_since()), (old.active_at(), old.stalled_since()));
+        assert_eq!(new.standing(), Standing::Pinned);
+        assert_eq!(new.candidate(0, MoveReason::Surplus, false).pin, Some("stream"));
+        assert_eq!(old.successor("f".into(), opened, None).standing(), Standing::Open);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Labels are bounded: pool, outcome, reason, direction. Never a session, a client or an endpoint.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use balance::{Cause, PoolState, PoolStatus, Trigger};
@@ -15,7 +16,7 @@ use session::{Initiator, Leg};
 use crate::slot::CutReason;
 
 /// Help texts, as they stand above each metric: what docs/metrics.md says in a line.
-const COUNTERS: [(&str, &str); 21] = [
+const COUNTERS: [(&str, &str); 24] = [
     ("evenkeel_accepted_connections_total", "Sockets accepted"),
     ("evenkeel_rejected_total", "Connections and requests answered by the gateway itself, by reason"),
     ("evenkeel_bytes_total", "Bytes relayed in tunnels"),
@@ -37,11 +38,15 @@ const COUNTERS: [(&str, &str); 21] = [
     ("evenkeel_ejections_total", "Times that an endpoint was left alone after failures in a row"),
     ("evenkeel_admitted_sessions_total", "Sessions that were let in and opened"),
     ("evenkeel_refused_sessions_total", "Upgrade requests that were given none, by reason"),
+    ("evenkeel_migrations_total", "Migrations that were tried, by what became of them"),
+    ("evenkeel_migration_aborts_total", "Migrations that were given up before the switch, by reason"),
+    ("evenkeel_upstream_replaced_total", "Sessions whose endpoint failed, by what became of them"),
 ];
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 12] = [
     ("evenkeel_connections", "Client connections now, tunnels and plain HTTP"),
     ("evenkeel_connections_max", "Bound of the client connections"),
     ("evenkeel_sessions", "Open WebSocket sessions"),
+    ("evenkeel_sessions_pinned", "Sessions that can not be moved, by reason"),
     ("evenkeel_away_clients", "Clients that were closed and are expected back"),
     ("evenkeel_imbalance_ratio", "Largest sessions / target of the ready endpoints; 1 is level"),
     ("evenkeel_endpoints", "Endpoints by state"),
@@ -67,6 +72,11 @@ pub fn describe() {
         "evenkeel_handshake_seconds",
         Unit::Seconds,
         "From the complete request head to the endpoint's 101"
+    );
+    describe_histogram!(
+        "evenkeel_migration_freeze_seconds",
+        Unit::Seconds,
+        "For how long a session's client was not read while it was switched over"
     );
 }
 
@@ -205,6 +215,66 @@ pub fn moves_began(pool: &PoolName, reason: &'static str, count: u64) {
     if count > 0 {
         counter!("evenkeel_moves_began_total", "pool" => pool.to_string(), "reason" => reason)
             .increment(count);
+    }
+}
+
+/// What became of a migration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(dead_code, reason = "the AMQP relay feeds it")]
+pub enum Migration {
+    /// The session goes on at another endpoint.
+    Switched,
+    /// It was given up before anything was changed.
+    Aborted,
+    /// It was given up, and what had been changed was put back.
+    RolledBack,
+    /// It could not be completed after the switch: the client was closed.
+    Forced,
+}
+
+impl Migration {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Switched => "switched",
+            Self::Aborted => "aborted",
+            Self::RolledBack => "rolled_back",
+            Self::Forced => "forced",
+        }
+    }
+}
+
+/// A migration is over.
+#[expect(dead_code, reason = "the AMQP relay feeds it")]
+pub fn migration(pool: &PoolName, outcome: Migration) {
+    counter!("evenkeel_migrations_total", "pool" => pool.to_string(), "outcome" => outcome.as_str())
+        .increment(1);
+}
+
+/// A migration was given up before the switch. `reason` is one of a fixed set.
+#[expect(dead_code, reason = "the AMQP relay feeds it")]
+pub fn migration_aborted(pool: &PoolName, reason: &'static str) {
+    counter!("evenkeel_migration_aborts_total", "pool" => pool.to_string(), "reason" => reason).increment(1);
+}
+
+/// A client was not read for so long while its session was switched over.
+#[expect(dead_code, reason = "the AMQP relay feeds it")]
+pub fn migration_freeze(pool: &PoolName, took: Duration) {
+    histogram!("evenkeel_migration_freeze_seconds", "pool" => pool.to_string()).record(took.as_secs_f64());
+}
+
+/// The endpoint of a session failed. `is_silent`: another has taken it over, and the client does not know.
+#[expect(dead_code, reason = "the AMQP relay feeds it")]
+pub fn upstream_replaced(pool: &PoolName, is_silent: bool) {
+    let outcome = if is_silent { "replaced" } else { "closed" };
+    counter!("evenkeel_upstream_replaced_total", "pool" => pool.to_string(), "outcome" => outcome)
+        .increment(1);
+}
+
+/// How many sessions of a pool can not be moved, by reason.
+pub fn pinned(pool: &PoolName, pins: &BTreeMap<&'static str, usize>) {
+    for (reason, count) in pins {
+        gauge!("evenkeel_sessions_pinned", "pool" => pool.to_string(), "reason" => *reason)
+            .set(*count as f64);
     }
 }
 

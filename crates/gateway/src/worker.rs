@@ -80,7 +80,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn new(clock: Clock) -> Arc<Self> {
+    /// A worker that no thread runs yet.
+    pub fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             clock,
             traffic: Traffic::default(),
@@ -112,6 +113,13 @@ impl Worker {
     /// Adds a session; the key removes it again.
     pub fn insert(&self, slot: Arc<Slot>) -> usize {
         self.slots().insert(slot)
+    }
+
+    /// Puts another slot of the same session in the place of `key`.
+    pub fn replace(&self, key: usize, slot: Arc<Slot>) {
+        if let Some(place) = self.slots().get_mut(key) {
+            *place = slot;
+        }
     }
 
     /// Removes a session.

@@ -7,6 +7,7 @@
 mod amqp_session;
 mod ending;
 mod leg;
+mod migrate;
 mod session;
 mod shed;
 mod shedding;
@@ -16,5 +17,6 @@ pub use amqp_session::{
     MessageOrder, Opened, Retiree,
 };
 pub use leg::Leg;
+pub use migrate::{Fallback, MigrateSpec};
 pub use session::{End, Initiator, Session, Settings, Span};
 pub use shed::{Notice, Order, PinReason, ShedSpec};

@@ -170,7 +170,7 @@ impl Fixture {
 
     /// What it says of the pool.
     pub fn pool(&self) -> balance::PoolStatus {
-        self.status().pools[&PoolName::from(POOL)].clone()
+        self.status().pools[&PoolName::from(POOL)].planner.clone()
     }
 
     /// Sessions of the pool by endpoint, in the order of `addresses`.
@@ -209,8 +209,9 @@ impl Fixture {
     pub fn expect_zero(&self) {
         let is_zero = |status: &Status| {
             let pools_zero = status.pools.values().all(|pool| {
-                pool.sessions == 0
-                    && pool.endpoints.iter().all(|e| (e.sessions, e.pending, e.moving) == (0, 0, 0))
+                pool.planner.sessions == 0
+                    && pool.pinned.values().all(|count| *count == 0)
+                    && pool.planner.endpoints.iter().all(|e| (e.sessions, e.pending, e.moving) == (0, 0, 0))
             });
             status.connections == 0 && pools_zero
         };
