@@ -22,9 +22,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("admin", &["config", "model"]),
     ("evenkeel", &["admin", "config", "discovery", "gateway", "model"]),
     ("scenario", &["model"]),
-    ("fleet", &["config", "evenkeel", "model", "scenario"]),
+    ("rabbitmq", &[]),
+    ("fleet", &["config", "evenkeel", "model", "rabbitmq", "scenario"]),
     ("sim", &["balance", "config", "model", "scenario", "session", "ws"]),
-    ("xtask", &[]),
+    ("xtask", &["rabbitmq"]),
 ];
 
 /// Crates without clock, random source, socket, thread, environment, file or hash order.
