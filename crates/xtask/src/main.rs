@@ -1,4 +1,4 @@
-//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `fuzz`, `setup`.
+//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `fuzz`, `setup`, `rabbitmq`.
 //!
 //! A rule that matters is a program here, so that neither memory nor review has to hold it. Everything is called
 //! through ordinary tools (cargo, npm, pip); there is no other build system. Not here: the tests themselves.
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod broker;
 mod fuzz;
 mod metadata;
 mod purity;
@@ -48,8 +49,13 @@ enum Chore {
         /// Only this one: scanner, request_head or configuration.
         target: Option<String>,
     },
-    /// Installs Node.js, `ws` and Python `websockets` for the interop tests, into target/interop.
+    /// Installs Node.js, `ws` and Python `websockets` for the interop tests, into target/interop, and RabbitMQ.
     Setup,
+    /// A real RabbitMQ cluster on loopback to try things with, in target/rabbitmq/NAME.
+    Rabbitmq {
+        #[command(subcommand)]
+        action: broker::Action,
+    },
 }
 
 fn main() -> ExitCode {
@@ -63,6 +69,7 @@ fn main() -> ExitCode {
             println!("{told}");
             true
         }),
+        Chore::Rabbitmq { action } => broker::run(&root, &action),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

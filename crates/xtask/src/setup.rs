@@ -1,5 +1,5 @@
 //! Installs what the tests need and a fresh Debian with Rust lacks: rustfmt, clippy, Node.js, `ws`, Python
-//! `websockets`.
+//! `websockets`, RabbitMQ.
 //!
 //! Everything but Debian's own packages goes into target/interop: nothing is installed for the whole machine,
 //! and `cargo clean` removes it. Present parts are kept, so that a second run needs no network.
@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use crate::broker;
 use crate::steps::call;
 
 /// Oldest Node.js that `ws` 8 and our scripts run on; Debian 12 has 18.
@@ -47,7 +48,8 @@ pub fn run(root: &Path) -> anyhow::Result<String> {
         }
     };
     let ws = package["version"].as_str().unwrap_or("unknown");
-    Ok(format!("Node.js {node}, ws {ws}, Python websockets {websockets} in {}", folder.display()))
+    broker::install()?;
+    Ok(format!("Node.js {node}, ws {ws}, Python websockets {websockets} in {}; RabbitMQ", folder.display()))
 }
 
 /// A minimal installation of Rust has neither.
