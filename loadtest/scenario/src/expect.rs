@@ -153,15 +153,15 @@ impl Expect {
     }
 }
 
-fn whole(n: Option<u64>) -> Option<f64> {
+pub(crate) fn whole(n: Option<u64>) -> Option<f64> {
     n.map(|n| n as f64)
 }
 
-fn seconds(d: Option<Duration>) -> Option<f64> {
+pub(crate) fn seconds(d: Option<Duration>) -> Option<f64> {
     d.map(|d| d.as_secs_f64())
 }
 
-fn at_most(key: &str, bound: Option<f64>, found: Option<f64>, unit: &str) -> Option<Verdict> {
+pub(crate) fn at_most(key: &str, bound: Option<f64>, found: Option<f64>, unit: &str) -> Option<Verdict> {
     let bound = bound?;
     Some(Verdict {
         key: key.into(),
@@ -171,7 +171,7 @@ fn at_most(key: &str, bound: Option<f64>, found: Option<f64>, unit: &str) -> Opt
     })
 }
 
-fn at_least(key: &str, bound: u64, found: u64) -> Verdict {
+pub(crate) fn at_least(key: &str, bound: u64, found: u64) -> Verdict {
     Verdict {
         key: key.into(),
         expected: format!("at least {bound}"),

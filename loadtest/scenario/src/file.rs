@@ -204,24 +204,33 @@ impl Clients {
     /// # Errors
     /// When numbers are given to a preset, or are out of bounds.
     pub fn reconnect(&self) -> Result<Reconnect, String> {
-        let ReconnectText { kind, first, factor, max, jitter } = self.reconnect.clone();
-        let honour_retry_after = self.honour_retry_after;
+        self.reconnect.rule("clients.reconnect", self.honour_retry_after)
+    }
+}
+
+impl ReconnectText {
+    /// The rule, with defaults filled in; `key` is where it stands in the file.
+    ///
+    /// # Errors
+    /// When numbers are given to a preset, or are out of bounds.
+    pub fn rule(&self, key: &str, honour_retry_after: bool) -> Result<Reconnect, String> {
+        let Self { kind, first, factor, max, jitter } = self.clone();
         let own = first.is_some() || factor.is_some() || max.is_some() || jitter.is_some();
         if kind != Kind::Backoff {
             if own {
-                return Err("clients.reconnect has numbers of its own; they need `kind: backoff`".into());
+                return Err(format!("{key} has numbers of its own; they need `kind: backoff`"));
             }
             return Ok(Reconnect { kind, honour_retry_after, ..Reconnect::default() });
         }
         let Some(first) = first else {
-            return Err("clients.reconnect.first is missing; `kind: backoff` needs it, for example 1s".into());
+            return Err(format!("{key}.first is missing; `kind: backoff` needs it, for example 1s"));
         };
         let (factor, jitter) = (factor.unwrap_or(2.0), jitter.unwrap_or(0.2));
-        within("clients.reconnect.factor", factor, 1.0, 10.0)?;
-        within("clients.reconnect.jitter", jitter, 0.0, 1.0)?;
+        within(&format!("{key}.factor"), factor, 1.0, 10.0)?;
+        within(&format!("{key}.jitter"), jitter, 0.0, 1.0)?;
         let max = max.unwrap_or(Duration::from_secs(10));
         if max < first {
-            return Err(format!("clients.reconnect.max is {max:?}, expected at least first ({first:?})"));
+            return Err(format!("{key}.max is {max:?}, expected at least first ({first:?})"));
         }
         let ms = |d: Duration| d.as_secs_f64() * 1000.0;
         let backoff = Backoff { first_ms: ms(first), factor, max_ms: ms(max), jitter };
@@ -229,7 +238,7 @@ impl Clients {
     }
 }
 
-fn within(key: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
+pub(crate) fn within(key: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
     if (least..=most).contains(&value) {
         return Ok(());
     }

@@ -5,6 +5,7 @@
 //! simulator with neither. Both hand in a [`Timeline`], add what only they know to its [`Summary`], and get the same
 //! arithmetic, verdicts and pages. Not here: anything that connects, waits, or reads a file or a clock.
 
+pub mod amqp;
 pub mod expect;
 mod file;
 pub mod messages;

@@ -1,5 +1,6 @@
 //! The outcome of a scenario in three forms: a table for the terminal, JSON for programs, a page for people.
 
+mod amqp;
 mod chart;
 mod page;
 mod rows;

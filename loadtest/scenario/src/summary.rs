@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::amqp::AmqpSummary;
 use crate::messages::Messages;
 use crate::series::{Fill, Series};
 use crate::step::Action;
@@ -98,6 +99,8 @@ pub struct Summary {
     pub gateway: Option<Cost>,
     /// The gateway's own status at the end.
     pub gateway_status: Option<Value>,
+    /// What only a run with brokers has.
+    pub amqp: Option<AmqpSummary>,
     /// What went wrong in the run itself.
     pub faults: Vec<String>,
 }
@@ -116,7 +119,7 @@ pub struct StepSummary {
 }
 
 /// A distribution of times, milliseconds.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Times {
     /// How many.
     pub count: usize,

@@ -151,14 +151,14 @@ fn line(svg: &mut String, class: &str, title: &str, path: &str) {
     }
 }
 
-/// From the moment an endpoint is there until it is gone and empty.
+/// While an endpoint is there, and while it is gone and not empty.
 fn path(series: &Series, name: &str, frame: Frame) -> String {
-    let moment = |state: State| {
-        series.changes.iter().find(|c| c.state == state && c.endpoint == name).map(|change| change.t)
+    let changes: Vec<_> = series.changes.iter().filter(|change| change.endpoint == name).collect();
+    let there = |t: f64| {
+        changes.iter().rfind(|change| change.t <= t).is_some_and(|change| change.state != State::Gone)
     };
-    let (since, until) = (moment(State::Ready).unwrap_or(0.0), moment(State::Gone).unwrap_or(f64::INFINITY));
     let open = |sample: &Sample| sample.open.get(name).copied().unwrap_or(0);
-    let shown = series.samples.iter().filter(|s| s.t >= since && (s.t <= until || open(s) > 0));
+    let shown = series.samples.iter().filter(|s| there(s.t) || open(s) > 0);
     joined(shown.map(|sample| (sample.t, f64::from(open(sample)))), frame)
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::messages::Direction;
 use crate::report::chart::{self, Frame};
 use crate::report::rows::rows;
-use crate::report::{Report, Run};
+use crate::report::{Report, Run, amqp};
 use crate::summary::Summary;
 
 const STYLE: &str = include_str!("page.css");
@@ -88,6 +88,13 @@ fn tiles(page: &mut String, runs: &[Run]) {
         false => "not measured".into(),
     };
     let (up, down) = (&first.messages.to_endpoint, &first.messages.to_client);
+    let [third, fourth] = match &first.amqp {
+        Some(_) => amqp::tiles(first, other),
+        None => [
+            ("sessions moved", first.moves.to_string(), format!("fewest possible: {:.0}", first.moves_floor)),
+            ("client messages lost or repeated", fate(up), format!("endpoint messages: {}", fate(down))),
+        ],
+    };
     let tiles = [
         (
             "max/mean at the end",
@@ -95,8 +102,8 @@ fn tiles(page: &mut String, runs: &[Run]) {
             beside(&|r| format!("{:.2}", r.imbalance_end)),
         ),
         ("level after the last step", level(first), beside(&level)),
-        ("sessions moved", first.moves.to_string(), format!("fewest possible: {:.0}", first.moves_floor)),
-        ("client messages lost or repeated", fate(up), format!("endpoint messages: {}", fate(down))),
+        third,
+        fourth,
     ];
     page.push_str("<section class=\"tiles\">");
     for (label, value, beside) in tiles {
@@ -110,9 +117,10 @@ fn charts(page: &mut String, runs: &[Run]) {
     let frame = Frame::of(runs);
     page.push_str("<section class=\"charts\">");
     for run in runs {
+        let what = if run.summary.amqp.is_some() { "connections per node" } else { "sessions per endpoint" };
         let _ = write!(
             page,
-            "<figure><figcaption><b>{}</b> sessions per endpoint</figcaption>{}\
+            "<figure><figcaption><b>{}</b> {what}</figcaption>{}\
              <script type=\"application/json\">{}</script></figure>",
             escape(&run.summary.label),
             chart::svg(run, frame),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::messages::Messages;
-use crate::report::Run;
+use crate::report::{Run, amqp};
 use crate::summary::{Cost, Summary};
 
 /// One line: what it is, and a cell for each run.
@@ -16,6 +16,9 @@ pub struct Row {
 
 /// All rows. Messages and costs only where some run has measured them.
 pub fn rows(runs: &[Run]) -> Vec<Row> {
+    if runs.iter().any(|run| run.summary.amqp.is_some()) {
+        return amqp::rows(runs);
+    }
     let row = |label, cell: &dyn Fn(&Summary) -> String| row(runs, label, cell);
     let mut rows = vec![
         row("clients connected at the end", &|run| run.connected.to_string()),
@@ -53,7 +56,7 @@ pub fn rows(runs: &[Run]) -> Vec<Row> {
     rows
 }
 
-fn row(runs: &[Run], label: &str, cell: impl Fn(&Summary) -> String) -> Row {
+pub(super) fn row(runs: &[Run], label: &str, cell: impl Fn(&Summary) -> String) -> Row {
     Row { label: label.to_owned(), cells: runs.iter().map(|run| cell(&run.summary)).collect() }
 }
 
@@ -76,7 +79,7 @@ fn message_rows(runs: &[Run]) -> Vec<Row> {
     ]
 }
 
-fn cost_rows(runs: &[Run]) -> Vec<Row> {
+pub(super) fn cost_rows(runs: &[Run]) -> Vec<Row> {
     let cost = |label, cell: &dyn Fn(&Cost) -> String| {
         row(runs, label, |run| run.gateway.as_ref().map_or_else(dash, cell))
     };
@@ -104,11 +107,11 @@ fn counted(runs: &[Run], what: &str, map: impl Fn(&Summary) -> &BTreeMap<String,
         .collect()
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".into()
 }
 
-fn level(run: &Summary) -> String {
+pub(super) fn level(run: &Summary) -> String {
     match run.level_after_s {
         Some(seconds) => format!("{seconds:.1}"),
         None if run.steps.is_empty() => dash(),
@@ -124,7 +127,7 @@ fn fates(run: &Summary, lost: u64, duplicated: u64) -> String {
     if run.verified { format!("{lost} / {duplicated}") } else { "not measured".into() }
 }
 
-fn counts(numbers: &[u32]) -> String {
+pub(super) fn counts(numbers: &[u32]) -> String {
     let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
     numbers.join(" ")
 }
