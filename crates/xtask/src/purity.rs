@@ -10,7 +10,7 @@ use crate::source::{Source, has_word};
 use crate::tree::{File, text_files};
 
 /// Crate -> our crates that it may be compiled with.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("ws", &[]),
     ("amqp", &[]),
