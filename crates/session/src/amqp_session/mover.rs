@@ -95,8 +95,12 @@ pub(crate) struct Mover {
     pub heartbeat: Option<Time>,
     /// Channels that the new endpoint has refused a consumer on, and when to try again.
     pub retries: Vec<(u16, Time)>,
-    /// How often the deadline of a replay was moved for them.
+    /// The last channel on which a consumer was refused.
+    pub refused: Option<u16>,
+    /// How often the deadline of a replay was moved for it.
     pub extensions: u8,
+    /// The next consumer that is refused is given up.
+    pub gives_up: bool,
 }
 
 impl Mover {
@@ -110,7 +114,9 @@ impl Mover {
             frozen: None,
             heartbeat: None,
             retries: Vec::new(),
+            refused: None,
             extensions: 0,
+            gives_up: false,
         }
     }
 

@@ -47,7 +47,12 @@ impl AmqpSession {
         if let Some(refused) = refused {
             channel.consumers.swap(0, refused);
         }
-        if let Some(mover) = &mut self.mover {
+        let Some(mover) = &mut self.mover else { return Verdict::Skip };
+        mover.refused = Some(id);
+        if std::mem::take(&mut mover.gives_up) {
+            mover.retries.push((id, now));
+            self.give_up_consumer(place);
+        } else {
             mover.retries.push((id, now + RETRY));
         }
         Verdict::Skip
@@ -73,21 +78,35 @@ impl AmqpSession {
     pub(super) fn replay_is_late(&mut self, now: Time, settings: &AmqpSettings) {
         let notify = self.opened.cancel_notify;
         let Some(mover) = self.mover.as_deref_mut() else { return };
-        let refused = mover.retries.first().map(|(id, _)| *id);
-        if !notify || mover.extensions >= EXTENSIONS_MAX || refused.is_none() {
+        let refused = mover.refused;
+        let Some(place) = refused.and_then(|id| self.place_of(id)) else {
+            return self.force(now, settings, Abort::Replay, false);
+        };
+        let Some(mover) = self.mover.as_deref_mut() else { return };
+        if !notify || mover.extensions >= EXTENSIONS_MAX {
             return self.force(now, settings, Abort::Replay, false);
         }
         mover.extensions += 1;
         mover.until = Some(now + settings.replay_timeout);
-        mover.retries.iter_mut().for_each(|(_, at)| *at = now);
-        let Some(place) = refused.and_then(|id| self.place_of(id)) else { return };
+        let waits = mover.retries.iter_mut().find(|(id, _)| Some(*id) == refused);
+        if let Some((_, at)) = waits {
+            *at = now;
+            self.give_up_consumer(place);
+            self.advance(now, settings);
+        } else {
+            // It is being asked for once more.
+            mover.gives_up = true;
+        }
+    }
+
+    /// The consumer that was refused is gone: the client is told so, as the broker would when a queue goes.
+    fn give_up_consumer(&mut self, place: usize) {
         let channel = &mut self.channels[place];
         if !channel.consumers.is_empty() {
             let gone = channel.consumers.remove(0);
             let id = channel.id;
             self.tell_client(|out| write::cancel(out, id, &gone.tag, true));
         }
-        self.advance(now, settings);
     }
 
     // ---- a channel that was given shadow confirms, and then wants a transaction

@@ -4,8 +4,10 @@
 //! gateway's relay does. On them stand the tables (`relaying`, `closing`, `shedding`, `timers`) and the property test
 //! over random schedules (`schedules`).
 
+mod amqp_rig;
 mod closing;
 mod frames;
+mod migrating;
 mod relaying;
 mod rig;
 mod schedules;
