@@ -17,6 +17,7 @@ mod http;
 mod io;
 mod listen;
 mod pool;
+pub mod proxy_protocol;
 mod rebalance;
 mod relay;
 mod reply;
