@@ -14,7 +14,7 @@ use crate::setup::apt;
 use crate::steps::{Counts, call};
 use crate::test::cargo;
 
-const TARGETS: [&str; 3] = ["scanner", "request_head", "configuration"];
+const TARGETS: [&str; 4] = ["scanner", "request_head", "amqp", "configuration"];
 /// One input may not take longer than this, in seconds.
 const INPUT_SECONDS_MAX: u32 = 10;
 

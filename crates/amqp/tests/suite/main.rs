@@ -1,7 +1,7 @@
 //! Tests of the crate's public face: tables of bad input, properties against plain parsers and against amq-protocol.
 //!
 //! `reference` is a plain parser of frames, `grammar` the layout of every method as the XML definition has it, `oracle`
-//! compares what we read with what amq-protocol reads, `streams` makes legal, broken and arbitrary byte streams.
+//! compares what we read with what amq-protocol reads, `told` is what the scanner tells of a stream, `streams` makes legal, broken and arbitrary byte streams.
 
 mod allocations;
 mod content;
@@ -14,6 +14,7 @@ mod oracle;
 mod reference;
 mod scanner;
 mod streams;
+mod told;
 mod written;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
