@@ -17,13 +17,18 @@ use serde_json::{Value, json};
 
 use crate::access;
 use crate::answer::Failure;
+use crate::patience::Patience;
 use crate::query;
 use crate::server::{Peer, Port};
 
-/// Deadlines that a drain may have, as in the configuration.
-const DEADLINE_MIN: Duration = Duration::from_millis(100);
-/// See [`DEADLINE_MIN`].
+/// Shortest deadline of a drain, as in the configuration, and shortest wait for its end.
+const DURATION_MIN: Duration = Duration::from_millis(100);
+/// Longest deadline of a drain, as in the configuration.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest wait for the end of a drain: it keeps a connection.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Pause between two looks at what is left.
+const LOOK: Duration = Duration::from_millis(100);
 
 type Answer = Result<Json<Value>, Failure>;
 type Names<T> = Result<Path<T>, PathRejection>;
@@ -102,6 +107,14 @@ pub async fn rebalance(State(port): State<Port>, names: Names<String>, RawQuery(
     Ok(Json(json!({"pool": pool, "dry_run": dry_run, "plan": plan})))
 }
 
+/// `POST /api/v1/pools/{pool}/rehearse`: every session that can migrate does so once.
+pub async fn rehearse(State(port): State<Port>, names: Names<String>, RawQuery(query): RawQuery) -> Answer {
+    let pool = PoolName::new(path(names)?);
+    query::parse(query.as_deref(), &[])?;
+    let told = port.control.rehearse(&pool)?;
+    Ok(Json(json!({"pool": pool, "told": told})))
+}
+
 /// `POST /api/v1/pools/{pool}/pause`.
 pub async fn pause(State(port): State<Port>, names: Names<String>, query: RawQuery) -> Answer {
     let pool = PoolName::new(path(names)?);
@@ -134,19 +147,60 @@ fn resumed(port: &Port, pool: Option<&PoolName>, RawQuery(query): &RawQuery) -> 
     Ok(Json(json!({"resumed": port.control.resume(pool)?})))
 }
 
-/// `POST .../drain`: empties an endpoint.
+/// `POST .../drain`: empties an endpoint, and waits for that if asked to.
 pub async fn drain(
     State(port): State<Port>,
+    Extension(patience): Extension<Patience>,
     names: Names<(String, String)>,
     RawQuery(query): RawQuery,
     body: Result<Bytes, BytesRejection>,
-) -> Answer {
+) -> Result<Response, Failure> {
     let (pool, endpoint) = pool_and_endpoint(names)?;
-    let deadline = deadline(query.as_deref(), body)?;
-    let deadline = port.control.drain(&pool, &endpoint, deadline)?;
-    Ok(Json(json!({
-        "pool": pool, "endpoint": endpoint, "draining": true, "deadline_s": deadline.as_secs_f64(),
-    })))
+    let mut query = query::parse(query.as_deref(), &["deadline", "wait"])?;
+    let wait = query.remove("wait").map(|text| duration("wait", &text, WAIT_MAX)).transpose()?;
+    let deadline = deadline(query.remove("deadline"), body)?;
+    let deadline = port.control.drain(&pool, &endpoint, deadline)?.as_secs_f64();
+    let mut answer = json!({"pool": pool, "endpoint": endpoint, "draining": true, "deadline_s": deadline});
+    let Some(wait) = wait else { return Ok(Json(answer).into_response()) };
+    patience.put_off(wait);
+    let left = wait_until_empty(&port, &pool, &endpoint, wait).await?;
+    answer["left"] = left.into();
+    if left == 0 {
+        return Ok(Json(answer).into_response());
+    }
+    let waited = humantime::format_duration(wait);
+    let text = format!("{left} connections are left on {pool}/{endpoint} after {waited}; the drain goes on");
+    answer["error"] = text.into();
+    Ok((StatusCode::GATEWAY_TIMEOUT, Json(answer)).into_response())
+}
+
+/// Looks again and again until nothing is left or the time is up. Returns what is left.
+async fn wait_until_empty(
+    port: &Port,
+    pool: &PoolName,
+    endpoint: &EndpointId,
+    wait: Duration,
+) -> Result<u64, Failure> {
+    let end = tokio::time::Instant::now() + wait;
+    loop {
+        let left = port.control.left(pool, endpoint)?;
+        if left == 0 || tokio::time::Instant::now() >= end {
+            return Ok(left);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// `GET .../drain`: what is still at an endpoint, whether it is being drained or not.
+pub async fn left(
+    State(port): State<Port>,
+    names: Names<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    query::parse(query.as_deref(), &[])?;
+    let (pool, endpoint) = pool_and_endpoint(names)?;
+    let left = port.control.left(&pool, &endpoint)?;
+    Ok(Json(json!({"pool": pool, "endpoint": endpoint, "left": left})))
 }
 
 /// `DELETE .../drain`: takes it back.
@@ -180,7 +234,7 @@ struct DrainBody {
 }
 
 /// From the query or from the body; `None`: as configured.
-fn deadline(query: Option<&str>, body: Result<Bytes, BytesRejection>) -> Result<Option<Duration>, Failure> {
+fn deadline(query: Option<String>, body: Result<Bytes, BytesRejection>) -> Result<Option<Duration>, Failure> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -188,14 +242,7 @@ fn deadline(query: Option<&str>, body: Result<Bytes, BytesRejection>) -> Result<
         ),
         _ => Failure::bad(r#"the body ended early; expected {"deadline": "30s"} or none"#),
     })?;
-    let of_query = match query::parse(query, &["deadline"])?.remove("deadline") {
-        None => None,
-        Some(text) => Some(humantime::parse_duration(&text).map_err(|error| {
-            Failure::senseless(format!(
-                "deadline: {text:?} is not a duration ({error}); expected for example 100ms, 30s or 10m"
-            ))
-        })?),
-    };
+    let of_query = query.map(|text| duration("deadline", &text, DEADLINE_MAX)).transpose()?;
     let of_body = if body.trim_ascii().is_empty() { None } else { parse_body(&body)?.deadline };
     let deadline = match (of_query, of_body) {
         (Some(_), Some(_)) => {
@@ -203,13 +250,25 @@ fn deadline(query: Option<&str>, body: Result<Bytes, BytesRejection>) -> Result<
         }
         (of_query, of_body) => of_query.or(of_body),
     };
-    match deadline {
-        Some(deadline) if !(DEADLINE_MIN..=DEADLINE_MAX).contains(&deadline) => {
-            let found = humantime::format_duration(deadline);
-            Err(Failure::senseless(format!("deadline is {found}, expected 100ms to 1d")))
-        }
-        deadline => Ok(deadline),
+    deadline.map(|deadline| in_range("deadline", deadline, DEADLINE_MAX)).transpose()
+}
+
+/// The value of `key`, from 100 ms to `most`.
+fn duration(key: &str, text: &str, most: Duration) -> Result<Duration, Failure> {
+    let parsed = humantime::parse_duration(text).map_err(|error| {
+        Failure::senseless(format!(
+            "{key}: {text:?} is not a duration ({error}); expected for example 100ms, 30s or 10m"
+        ))
+    })?;
+    in_range(key, parsed, most)
+}
+
+fn in_range(key: &str, value: Duration, most: Duration) -> Result<Duration, Failure> {
+    if (DURATION_MIN..=most).contains(&value) {
+        return Ok(value);
     }
+    let (found, most) = (humantime::format_duration(value), humantime::format_duration(most));
+    Err(Failure::senseless(format!("{key} is {found}, expected 100ms to {most}")))
 }
 
 fn parse_body(body: &[u8]) -> Result<DrainBody, Failure> {

@@ -33,6 +33,12 @@ pub trait Control: Send + Sync + 'static {
     /// No such pool.
     fn rebalance(&self, pool: &PoolName) -> Result<(), Unknown>;
 
+    /// Migrates every session of a pool that can migrate, once. Returns how many were told to.
+    ///
+    /// # Errors
+    /// No such pool.
+    fn rehearse(&self, pool: &PoolName) -> Result<u64, Unknown>;
+
     /// Moves nothing for balance, in one pool or in all, until [`Control::resume`]. Returns in which.
     ///
     /// # Errors
@@ -55,6 +61,12 @@ pub trait Control: Send + Sync + 'static {
         endpoint: &EndpointId,
         deadline: Option<Duration>,
     ) -> Result<Duration, Unknown>;
+
+    /// What is still at an endpoint, sessions and connections that are being closed. 0 for one that is not there.
+    ///
+    /// # Errors
+    /// No such pool.
+    fn left(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<u64, Unknown>;
 
     /// Takes [`Control::drain`] back.
     ///

@@ -7,6 +7,7 @@ mod access;
 mod answer;
 mod calls;
 mod control;
+mod patience;
 mod query;
 mod server;
 #[cfg(test)]

@@ -18,21 +18,21 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::access::{self, Access};
 use crate::answer::Failure;
 use crate::calls::{self, Gate};
 use crate::control::Control;
+use crate::patience::{Limit, Patience};
 use crate::token::TokenFile;
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// Longest wait for a complete request head: silent connections must not keep the kubelet's probes waiting for long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest wait from the head to the answer, the request's body included.
+/// Longest wait from the head to the answer, the request's body included. A call that waits for something has that time on top.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest connection, from its acceptance until the answer is taken.
+/// Longest connection, from its acceptance until the answer is taken, without such waits.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -84,7 +84,7 @@ impl Admin {
             tokio::select! {
                 accepted = self.listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                     Ok((stream, peer)) => {
-                        connections.spawn(timeout(CONNECTION_TIMEOUT, converse(stream, peer, router.clone())));
+                        connections.spawn(converse(stream, peer, router.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the admin port can not accept a connection");
@@ -124,15 +124,20 @@ impl Port {
 pub struct Peer(pub SocketAddr);
 
 async fn converse(stream: TcpStream, peer: SocketAddr, router: Router) {
-    let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))));
+    let limit = Limit::new(CONNECTION_TIMEOUT);
+    let router = router.layer(Extension(Peer(peer))).layer(Extension(limit.clone()));
+    let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%peer, %error, "an admin connection broke");
+    tokio::select! {
+        done = connection => if let Err(error) = done {
+            tracing::debug!(%peer, %error, "an admin connection broke");
+        },
+        () = limit.passed() => tracing::debug!(%peer, "an admin connection took too long"),
     }
 }
 
@@ -153,7 +158,8 @@ fn router(port: Port) -> Router {
         .route("/api/v1/pools/{pool}/pause", changing("pause", post(calls::pause)))
         .route("/api/v1/pools/{pool}/resume", changing("resume", post(calls::resume)))
         .route("/api/v1/pools/{pool}/rebalance", changing("rebalance", post(calls::rebalance)))
-        .route("/api/v1/pools/{pool}/endpoints/{endpoint}/drain", drain.merge(cancel_drain))
+        .route("/api/v1/pools/{pool}/rehearse", changing("rehearse", post(calls::rehearse)))
+        .route("/api/v1/pools/{pool}/endpoints/{endpoint}/drain", drain.merge(cancel_drain).get(calls::left))
         .fallback(nothing_there)
         .method_not_allowed_fallback(another_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -161,10 +167,13 @@ fn router(port: Port) -> Router {
         .with_state(port)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    match timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
+async fn in_time(Extension(connection): Extension<Arc<Limit>>, mut request: Request, next: Next) -> Response {
+    let limit = Limit::new(REQUEST_TIMEOUT);
+    request.extensions_mut().insert(Patience { request: limit.clone(), connection });
+    tokio::select! {
+        biased;
+        response = next.run(request) => response,
+        () = limit.passed() => {
             let text = format!("the request was not complete within {} s", REQUEST_TIMEOUT.as_secs());
             Failure::new(StatusCode::REQUEST_TIMEOUT, text).into_response()
         }
@@ -201,6 +210,8 @@ async fn another_method(request: Request) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
     use crate::testing::{LOCAL, SECRET, Served, token_file};
 
@@ -256,12 +267,39 @@ mod tests {
                 "drain chat a as configured",
                 r#"{"deadline_s":30.0,"draining":true,"endpoint":"a","pool":"chat"}"#,
             ),
+            ("GET", drain, "", "left chat", r#"{"endpoint":"a","left":0,"pool":"chat"}"#),
+            (
+                "POST",
+                "/api/v1/pools/chat/endpoints/a/drain?wait=100ms&deadline=5s",
+                "",
+                "drain chat a 5s, left chat",
+                r#"{"deadline_s":5.0,"draining":true,"endpoint":"a","left":0,"pool":"chat"}"#,
+            ),
+            ("POST", "/api/v1/pools/chat/rehearse", "", "rehearse chat", r#"{"pool":"chat","told":7}"#),
             ("DELETE", drain, "", "cancel chat a", r#"{"draining":false,"endpoint":"a","pool":"chat"}"#),
         ] {
             let found = served.call(method, path, LOCAL, body).await;
             assert_eq!((found.status, found.body.as_str()), (200, answer), "{method} {path}");
             assert_eq!(served.asked.take(), asked, "{method} {path}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_is_waited_for_answers_when_nothing_is_left_or_says_how_much_is() {
+        let served = Served::start(true, None).await;
+        // Longer than any request that waits for nothing, and than its connection.
+        let drain = "/api/v1/pools/chat/endpoints/a/drain?deadline=2m&wait=90s";
+        tokio::time::pause();
+        served.asked.left.store(800, Relaxed);
+        let found = served.call("POST", drain, LOCAL, "").await;
+        assert_eq!(found.status, 200, "{found:?}");
+        assert!(found.body.contains("\"left\":0"), "{found:?}");
+        served.asked.left.store(1_000_000, Relaxed);
+        let found = served.call("POST", drain, LOCAL, "").await;
+        assert_eq!(found.status, 504, "{found:?}");
+        let body: Value = serde_json::from_str(&found.body).unwrap();
+        let left = body["left"].as_u64().unwrap();
+        assert!(left > 0 && found.error().starts_with(&format!("{left} connections are left on chat/a")));
     }
 
     #[tokio::test]
@@ -302,6 +340,12 @@ mod tests {
             ("POST", drain("?deadline=30"), "", 422, "expected for example 100ms"),
             ("POST", drain("?deadline=99ms"), "", 422, "expected 100ms to 1d"),
             ("POST", drain("?deadline=2days"), "", 422, "expected 100ms to 1d"),
+            ("POST", drain("?wait"), "", 422, "wait: \"\" is not a duration"),
+            ("POST", drain("?wait=50ms"), "", 422, "wait is 50ms, expected 100ms to 1h"),
+            ("POST", drain("?wait=2h"), "", 422, "wait is 2h, expected 100ms to 1h"),
+            ("POST", "/api/v1/pools/nope/rehearse".into(), "", 404, "pools: chat, echo"),
+            ("POST", "/api/v1/pools/chat/rehearse?dry_run=true".into(), "", 400, "known here: none"),
+            ("GET", "/api/v1/pools/nope/endpoints/a/drain".into(), "", 404, "pools: chat, echo"),
             ("POST", drain("?deadline=5s"), r#"{"deadline":"5s"}"#, 400, "in one of them"),
             ("POST", drain(""), "not JSON", 400, r#"{"deadline": "30s"}"#),
             ("POST", drain(""), r#"{"deadline":"soon"}"#, 422, "is not a duration"),
@@ -310,7 +354,8 @@ mod tests {
             ("POST", drain(""), &large, 413, "16 KiB"),
             ("POST", "/api/v1/pools/chat/endpoints/nope/drain".into(), "", 404, "there are: a"),
             ("DELETE", "/api/v1/pools/chat/endpoints/nope/drain".into(), "", 404, "there are: a"),
-            ("GET", drain(""), "", 405, "Allow"),
+            ("PUT", drain(""), "", 405, "Allow"),
+            ("GET", "/api/v1/pools/chat/rehearse".into(), "", 405, "Allow"),
             ("GET", "/api/v1/pause".into(), "", 405, "Allow"),
             ("POST", "/api/v1/status".into(), "", 405, "Allow"),
             ("POST", "/api/v1/pools/chat".into(), "", 404, "docs/operations.md"),
@@ -354,6 +399,7 @@ mod tests {
                 ("POST", "/api/v1/pools/chat/pause"),
                 ("POST", "/api/v1/pools/chat/resume"),
                 ("POST", "/api/v1/pools/chat/rebalance"),
+                ("POST", "/api/v1/pools/chat/rehearse"),
                 ("POST", "/api/v1/pools/chat/endpoints/a/drain"),
                 ("DELETE", "/api/v1/pools/chat/endpoints/a/drain"),
             ] {

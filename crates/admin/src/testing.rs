@@ -1,7 +1,7 @@
 //! What the tests of this crate share: a process that writes down what it is asked, and a client made of bytes.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ pub fn token() -> Token {
 /// A process with the pools `chat` and `echo`, each with the endpoint `a` and any that has a `:`, `/` or `+`.
 #[derive(Debug, Default)]
 pub struct Asked {
+    /// What the next look at an endpoint finds.
+    pub left: AtomicU64,
     unready: AtomicBool,
     calls: Mutex<Vec<String>>,
 }
@@ -90,6 +92,10 @@ impl Control for Asked {
         self.pools("rebalance", Some(pool)).map(drop)
     }
 
+    fn rehearse(&self, pool: &PoolName) -> Result<u64, Unknown> {
+        self.pools("rehearse", Some(pool)).map(|_| 7)
+    }
+
     fn pause(&self, pool: Option<&PoolName>) -> Result<Vec<PoolName>, Unknown> {
         self.pools("pause", pool)
     }
@@ -107,6 +113,13 @@ impl Control for Asked {
         let how = deadline.map_or(" as configured".into(), |deadline| format!(" {deadline:?}"));
         self.endpoint(&format!("drain {pool}"), endpoint, &how)?;
         Ok(deadline.unwrap_or(Duration::from_secs(30)))
+    }
+
+    /// One less at each look.
+    fn left(&self, pool: &PoolName, _: &EndpointId) -> Result<u64, Unknown> {
+        self.pools("left", Some(pool))?;
+        let one_less = |left: u64| Some(left.saturating_sub(1));
+        Ok(self.left.fetch_update(Relaxed, Relaxed, one_less).unwrap_or_default())
     }
 
     fn cancel_drain(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<(), Unknown> {

@@ -39,6 +39,10 @@ impl Control for Controlled {
         self.gateway.rebalance(pool).map_err(unknown)
     }
 
+    fn rehearse(&self, pool: &PoolName) -> Result<u64, Unknown> {
+        self.gateway.rehearse(pool).map_err(unknown)
+    }
+
     fn pause(&self, pool: Option<&PoolName>) -> Result<Vec<PoolName>, Unknown> {
         self.gateway.pause(pool).map_err(unknown)
     }
@@ -54,6 +58,10 @@ impl Control for Controlled {
         deadline: Option<Duration>,
     ) -> Result<Duration, Unknown> {
         self.gateway.drain(pool, endpoint, deadline).map_err(unknown)
+    }
+
+    fn left(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<u64, Unknown> {
+        self.gateway.left(pool, endpoint).map_err(unknown)
     }
 
     fn cancel_drain(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<(), Unknown> {

@@ -11,6 +11,7 @@ mod operate;
 mod render;
 mod serve;
 mod tables;
+mod wait;
 mod watch_config;
 
 pub use command::run;

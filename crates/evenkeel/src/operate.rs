@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::client::{Address, Bearer, Call, ClientError, ask};
 use crate::command::EXIT_USAGE;
 use crate::render;
+use crate::wait::{self, Wait};
 
 /// Exit code when the gateway can not do what is asked.
 const EXIT_REFUSED: u8 = 1;
@@ -52,9 +53,29 @@ pub enum Operation {
         /// When the last session must be gone, from now: 100ms to 1d. Default: the pool's `rebalance.drain_deadline`.
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "cancel")]
         deadline: Option<Duration>,
+        /// Return when no connection of ours to the endpoint is left, and fail if some are after TIME. Default: the deadline that
+        /// counts, and 5s for the last closes.
+        #[arg(
+            long,
+            value_name = "TIME",
+            value_parser = Wait::from_str,
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "deadline",
+            conflicts_with = "cancel"
+        )]
+        wait: Option<Wait>,
         /// Take it back: what discovery says of the endpoint counts again.
         #[arg(long)]
         cancel: bool,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Migrate every session of a pool that can migrate to another endpoint, once. Nobody is closed.
+    #[command(after_help = EXIT_CODES)]
+    Rehearse {
+        /// The pool.
+        pool: String,
         #[command(flatten)]
         reach: Reach,
     },
@@ -138,6 +159,13 @@ impl FromStr for Target {
     }
 }
 
+impl Target {
+    /// The path of its drain, behind the version.
+    fn drain(&self) -> String {
+        format!("pools/{}/endpoints/{}/drain", encoded(&self.pool), encoded(&self.endpoint))
+    }
+}
+
 fn timeout(text: &str) -> Result<Duration, String> {
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
     match humantime::parse_duration(text) {
@@ -156,6 +184,7 @@ impl Operation {
             Self::Status { reach }
             | Self::Plan { reach, .. }
             | Self::Drain { reach, .. }
+            | Self::Rehearse { reach, .. }
             | Self::Rebalance { reach, .. }
             | Self::Pause { reach, .. }
             | Self::Resume { reach, .. } => reach,
@@ -170,13 +199,13 @@ impl Operation {
                 (Method::GET, format!("plan{query}"), render::plans)
             }
             Self::Drain { target, deadline, cancel, .. } => {
-                let (pool, endpoint) = (encoded(&target.pool), encoded(&target.endpoint));
                 let query = deadline.map_or(String::new(), |deadline| {
                     format!("?deadline={}", encoded(&humantime::format_duration(deadline).to_string()))
                 });
                 let method = if *cancel { Method::DELETE } else { Method::POST };
-                (method, format!("pools/{pool}/endpoints/{endpoint}/drain{query}"), render::drained)
+                (method, format!("{}{query}", target.drain()), render::drained)
             }
+            Self::Rehearse { pool, .. } => (Method::POST, of_pool(Some(pool), "rehearse"), render::rehearsed),
             Self::Rebalance { pool, dry_run, .. } => {
                 let query = if *dry_run { "?dry_run=true" } else { "" };
                 (Method::POST, format!("pools/{}/rebalance{query}", encoded(pool)), render::rebalanced)
@@ -185,6 +214,19 @@ impl Operation {
             Self::Resume { pool, .. } => (Method::POST, of_pool(pool.as_deref(), "resume"), render::resumed),
         };
         (Call { method, path: format!("/api/v1/{path}") }, render)
+    }
+
+    /// What has to be over before the command is done.
+    fn until(&self) -> Option<(&Target, Wait)> {
+        match self {
+            Self::Drain { target, wait, .. } => wait.map(|wait| (target, wait)),
+            Self::Status { .. }
+            | Self::Plan { .. }
+            | Self::Rehearse { .. }
+            | Self::Rebalance { .. }
+            | Self::Pause { .. }
+            | Self::Resume { .. } => None,
+        }
     }
 }
 
@@ -210,7 +252,15 @@ pub fn run(operation: &Operation) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string(), EXIT_UNREACHABLE),
     };
-    let asked = reach.admin.iter().map(|address| ask(address, &call, bearer.as_ref(), reach.timeout));
+    let asked = reach.admin.iter().map(async |address| {
+        let answer = ask(address, &call, bearer.as_ref(), reach.timeout).await?;
+        match operation.until() {
+            None => Ok(answer),
+            Some((target, wait)) => {
+                wait::for_drain(address, &target.drain(), answer, wait, reach.timeout).await
+            }
+        }
+    });
     let answers = runtime.block_on(join_all(asked));
     let mut worst = 0;
     for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {

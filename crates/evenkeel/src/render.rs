@@ -195,12 +195,29 @@ pub fn drained(answer: &Value) -> String {
     if answer["draining"] == true {
         let deadline = answer["deadline_s"].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok());
         let deadline = deadline.map_or("-".into(), |time| humantime::format_duration(time).to_string());
+        let waited = answer["waited_s"].as_f64().map_or(String::new(), |seconds| {
+            format!("after {seconds:.1} s nothing of this replica is left there\n")
+        });
         format!(
             "{pool}/{endpoint} drains: this replica places nothing there, its sessions leave within {deadline}\n\
-             until `evenkeel drain {pool}/{endpoint} --cancel`\n"
+             until `evenkeel drain {pool}/{endpoint} --cancel`\n{waited}"
         )
     } else {
         format!("{pool}/{endpoint} drains no longer by command: what discovery says of it counts\n")
+    }
+}
+
+/// `POST .../rehearse`.
+pub fn rehearsed(answer: &Value) -> String {
+    let pool = cell(&answer["pool"]);
+    match answer["told"].as_u64() {
+        Some(0) => {
+            format!("pool {pool} has no session here that can migrate; `evenkeel plan {pool}` says why\n")
+        }
+        _ => format!(
+            "{} sessions of pool {pool} were told to migrate; `evenkeel status` shows what became of them\n",
+            cell(&answer["told"])
+        ),
     }
 }
 

@@ -78,7 +78,10 @@ fn each_call_is_done_logged_and_counted() {
         (vec!["resume", "chat"], "resume", "resumed: chat"),
         (vec!["rebalance", "chat"], "rebalance", "pool chat was asked to level"),
         (vec!["rebalance", "chat", "--dry-run"], "rebalance", "nothing was moved"),
+        (vec!["rehearse", "chat"], "rehearse", "pool chat has no session here that can migrate"),
         (vec!["drain", &target], "drain", "leave within 30s"),
+        (vec!["drain", &target, "--wait"], "drain", "nothing of this replica is left there"),
+        (vec!["drain", &target, "--wait=10s"], "drain", "nothing of this replica is left there"),
         (vec!["drain", &target, "--deadline", "1m 30s"], "drain", "leave within 1m 30s"),
         (vec!["drain", &target, "--cancel"], "cancel_drain", "drains no longer"),
     ] {
@@ -88,7 +91,7 @@ fn each_call_is_done_logged_and_counted() {
         process.wait_for_metric(&metric, 1);
     }
     let log = process.log();
-    for call in ["pause", "resume", "rebalance", "drain", "cancel_drain"] {
+    for call in ["pause", "resume", "rebalance", "rehearse", "drain", "cancel_drain"] {
         assert!(log.contains(&format!("an admin call is done call=\"{call}\"")), "{call}: {log}");
     }
     assert!(log.contains(&endpoint.address().to_string()), "{log}");
@@ -104,6 +107,7 @@ fn what_is_not_there_exits_1_and_names_what_is() {
         &["plan", "nope"][..],
         &["rebalance", "nope"],
         &["rebalance", "nope", "--dry-run"],
+        &["rehearse", "nope"],
         &["pause", "nope"],
         &["resume", "nope"],
         &["drain", "nope/a"],
@@ -233,6 +237,9 @@ fn wrong_arguments_exit_64_and_say_what_was_expected() {
         (&["drain", "/a"], "POOL/ENDPOINT"),
         (&["drain", "chat/a", "--deadline", "soon"], "--deadline"),
         (&["drain", "chat/a", "--deadline", "5s", "--cancel"], "cannot be used with"),
+        (&["drain", "chat/a", "--wait", "--cancel"], "cannot be used with"),
+        (&["drain", "chat/a", "--wait=soon"], "expected for example 30s"),
+        (&["rehearse"], "<POOL>"),
         (&["status", "--admin", "here"], "expected HOST:PORT"),
         (&["status", "--admin", "https://a:1"], "plain HTTP"),
         (&["status", "--timeout", "0s"], "expected 1ms to 1h"),
@@ -304,4 +311,28 @@ fn drain_empties_an_endpoint_and_cancel_fills_it_again() {
     }
     done(&process, &["drain", &target, "--cancel"]);
     assert_eq!(open(&process, &endpoints).at, 0, "it takes new sessions again");
+}
+
+#[test]
+fn a_drain_that_is_waited_for_ends_with_the_last_session_and_fails_when_one_stays() {
+    let endpoint = Endpoint::bind();
+    let process = Process::start(&config(&[&endpoint], ""));
+    let mut pair = open(&process, &[&endpoint]);
+    let target = format!("chat/{}", endpoint.address());
+    // With nowhere to go it stays for as long as there is time.
+    let (code, out, err) = ask(&process, &["drain", &target, "--deadline", "1d", "--wait=50ms"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert!(err.contains(&format!("1 connections are left on {target} after 50ms")), "{err}");
+    let path = format!("/api/v1/pools/chat/endpoints/{}/drain", endpoint.address());
+    assert!(process.get(&path).1.contains(r#""left":1"#));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| answer(&process, &["drain", &target, "--deadline", "1s", "--wait"]));
+        assert_eq!(pair.client.frame().close(), (1012, "rebalance"));
+        pair.client.send(masked(CLOSE, closing(1012, "")));
+        pair.client.expect_fin();
+        drop(pair);
+        let answer = waits.join().expect("it ends");
+        assert_eq!((&answer["left"], &answer["draining"]), (&Value::from(0), &Value::from(true)), "{answer}");
+        assert!(answer["waited_s"].as_f64().is_some_and(|waited| waited > 0.0), "{answer}");
+    });
 }

@@ -20,7 +20,7 @@ use crate::shared::Shared;
 use crate::telemetry;
 use crate::tls::{Certificate, TlsError};
 use crate::worker::Worker;
-use crate::{census, drain, listen};
+use crate::{census, drain, listen, rehearse};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +222,16 @@ impl Gateway {
         self.order(Some(pool), Planner::rebalance).map(drop)
     }
 
+    /// Migrates every session of a pool that can migrate to another endpoint, once. Returns how many were told to.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownPool`].
+    pub fn rehearse(&self, pool: &PoolName) -> Result<u64, CommandError> {
+        let now = self.shared.clock.now();
+        let pools = self.named(Some(pool))?;
+        Ok(pools.iter().map(|pool| rehearse::run(now, &self.workers, pool)).sum())
+    }
+
     /// Moves nothing for balance in one pool, or in all, until [`Gateway::resume`]. Returns which.
     ///
     /// # Errors
@@ -259,6 +269,15 @@ impl Gateway {
     pub fn cancel_drain(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<(), CommandError> {
         let now = self.shared.clock.now();
         self.on_endpoint(pool, |planner| planner.cancel_drain(now, endpoint))
+    }
+
+    /// What is still at an endpoint: see [`Gateway::drain`]. 0 for one that is not there.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownPool`].
+    pub fn left(&self, pool: &PoolName, endpoint: &EndpointId) -> Result<u64, CommandError> {
+        let now = self.shared.clock.now();
+        Ok(self.named(Some(pool))?.iter().map(|pool| pool.left(now, endpoint)).sum())
     }
 
     fn on_endpoint<T>(

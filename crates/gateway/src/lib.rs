@@ -19,6 +19,7 @@ mod listen;
 mod pool;
 pub mod proxy_protocol;
 mod rebalance;
+mod rehearse;
 mod relay;
 mod reply;
 mod reports;

@@ -37,6 +37,36 @@ pub struct Gauges {
     sessions: AtomicUsize,
     /// By reason; a reason that was there once stays, with 0.
     pinned: Mutex<BTreeMap<&'static str, usize>>,
+    /// Connections to endpoints that sessions have left, and that are not closed yet.
+    retired: Mutex<BTreeMap<EndpointId, usize>>,
+}
+
+/// A connection that its session has left, until it is dropped: its endpoint still has a client.
+#[derive(Debug)]
+pub struct RetiredCount {
+    pool: Arc<Pool>,
+    endpoint: EndpointId,
+}
+
+impl RetiredCount {
+    /// Counts a connection to `endpoint` of `pool`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP relay holds one for each retiree"))]
+    pub fn new(pool: &Arc<Pool>, endpoint: EndpointId) -> Self {
+        *pool.gauges.retirees().entry(endpoint.clone()).or_default() += 1;
+        Self { pool: pool.clone(), endpoint }
+    }
+}
+
+impl Drop for RetiredCount {
+    fn drop(&mut self) {
+        let mut retired = self.pool.gauges.retirees();
+        if let Some(count) = retired.get_mut(&self.endpoint) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                retired.remove(&self.endpoint);
+            }
+        }
+    }
 }
 
 /// One pinned session in the counts of its pool, until it is dropped.
@@ -77,6 +107,15 @@ impl Gauges {
     /// Pinned sessions by reason.
     pub fn pinned(&self) -> BTreeMap<&'static str, usize> {
         self.pins().clone()
+    }
+
+    /// Connections to `endpoint` that their sessions have left, and that are not closed yet.
+    pub fn retired(&self, endpoint: &EndpointId) -> usize {
+        self.retirees().get(endpoint).copied().unwrap_or(0)
+    }
+
+    fn retirees(&self) -> MutexGuard<'_, BTreeMap<EndpointId, usize>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pins(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
@@ -285,6 +324,15 @@ impl Pool {
     /// The present policy.
     pub fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
+    }
+
+    /// What is still at `endpoint`: sessions, handshakes and requests in flight, and connections that a session has left and
+    /// that are not closed yet. 0 for one that is not there.
+    pub fn left(&self, now: Time, endpoint: &EndpointId) -> u64 {
+        let status = self.plan(|planner| planner.status(now));
+        let known = status.endpoints.iter().find(|known| known.id == *endpoint);
+        let held = known.map_or(0, |known| u64::from(known.sessions) + u64::from(known.pending));
+        held + self.gauges.retired(endpoint) as u64
     }
 
     /// Runs `f` on the planner.

@@ -317,10 +317,12 @@ mod tests {
     use std::time::Duration;
 
     use balance::MoveReason;
+    use model::EndpointId;
     use session::Fallback;
 
     use super::*;
     use crate::clock::Clock;
+    use crate::pool::RetiredCount;
     use crate::slot::Command;
     use crate::testing::{begin, begin_move, next, pool, status, sums};
 
@@ -414,6 +416,24 @@ mod tests {
         stay.ended(clock.now(), &outcome(Initiator::Client));
         drop(stay);
         assert_eq!(pool.gauges.pinned()["stream"], 0);
+    }
+
+    #[test]
+    fn an_endpoint_is_empty_when_the_connections_that_sessions_left_are_closed_too() {
+        let clock = Clock::start();
+        let (pool, worker) = (pool(clock), Worker::new(clock));
+        let mut stay = begin(&pool, &worker);
+        let from = stay.slot.endpoint.clone();
+        let ticket = next(&stay);
+        let (to, retired) = (ticket.endpoint.clone(), RetiredCount::new(&pool, from.clone()));
+        let left = |endpoint: &EndpointId| pool.left(clock.now(), endpoint);
+        assert_eq!((left(&from), left(&to)), (2, 1));
+        stay.migrated(ticket);
+        assert_eq!((left(&from), left(&to)), (1, 1));
+        drop(retired);
+        assert_eq!((left(&from), left(&"nobody".into())), (0, 0));
+        stay.ended(clock.now(), &outcome(Initiator::Client));
+        assert_eq!(left(&to), 0);
     }
 
     #[test]
