@@ -169,8 +169,8 @@ impl Rig {
     /// With channel 1 open.
     pub fn with_channel(settings: AmqpSettings) -> Self {
         let mut rig = Self::new(settings);
-        rig.from_client(&frames(|out| write::channel_open(out, 1)));
-        rig.from_endpoint(&open_ok(1));
+        rig.client_says(&frames(|out| write::channel_open(out, 1)));
+        rig.endpoint_says(&open_ok(1));
         rig.forget();
         rig
     }
@@ -179,17 +179,17 @@ impl Rig {
     pub fn with_consumer(settings: AmqpSettings, queue_type: &str, prefetch: u16) -> Self {
         let mut rig = Self::with_channel(settings);
         rig.declare(queue_type, 0b0_0010);
-        rig.from_client(&frames(|out| write::qos(out, 1, prefetch, false)));
-        rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-        rig.from_client(&frames(|out| write::consume(out, 1, b"q", b"c", Bits(0), b"")));
-        rig.from_endpoint(&consume_ok(1));
+        rig.client_says(&frames(|out| write::qos(out, 1, prefetch, false)));
+        rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+        rig.client_says(&frames(|out| write::consume(out, 1, b"q", b"c", Bits(0), b"")));
+        rig.endpoint_says(&consume_ok(1));
         rig.forget();
         rig
     }
 
     /// Declares the queue `q` with these bits.
     pub fn declare(&mut self, queue_type: &str, bits: u8) {
-        self.from_client(&frames(|out| {
+        self.client_says(&frames(|out| {
             write::method(out, 1, MethodId::QUEUE_DECLARE, |out| {
                 out.extend_from_slice(&[0; 2]);
                 write::short_string(out, b"q");
@@ -201,7 +201,7 @@ impl Rig {
                 write::long_string(out, &table);
             });
         }));
-        self.from_endpoint(&frames(|out| {
+        self.endpoint_says(&frames(|out| {
             write::method(out, 1, MethodId::QUEUE_DECLARE_OK, |out| {
                 write::short_string(out, b"q");
                 out.extend_from_slice(&[0; 8]);
@@ -209,15 +209,15 @@ impl Rig {
         }));
     }
 
-    pub fn from_client(&mut self, bytes: &[u8]) {
+    pub fn client_says(&mut self, bytes: &[u8]) {
         self.feed(AmqpLeg::Downstream, bytes);
     }
 
-    pub fn from_endpoint(&mut self, bytes: &[u8]) {
+    pub fn endpoint_says(&mut self, bytes: &[u8]) {
         self.feed(AmqpLeg::Upstream, bytes);
     }
 
-    pub fn from_next(&mut self, bytes: &[u8]) {
+    pub fn next_says(&mut self, bytes: &[u8]) {
         self.feed(AmqpLeg::Next, bytes);
     }
 
@@ -320,12 +320,12 @@ impl Rig {
         self.settle();
         assert_eq!(self.next, amqp::PROTOCOL_HEADER);
         self.next.clear();
-        self.from_next(&start());
+        self.next_says(&start());
         assert_eq!(methods(&self.next), [(0, MethodId::CONNECTION_START_OK)]);
         let tune = Tune { channel_max: 2047, frame_max: 131_072, heartbeat: HEARTBEAT };
-        self.from_next(&frames(|out| tune.write(out, MethodId::CONNECTION_TUNE)));
+        self.next_says(&frames(|out| tune.write(out, MethodId::CONNECTION_TUNE)));
         self.next.clear();
-        self.from_next(&frames(amqp::write_open_ok));
+        self.next_says(&frames(amqp::write_open_ok));
     }
 }
 

@@ -14,21 +14,21 @@ const SELECT_OK: MethodId = MethodId::CONFIRM_SELECT_OK;
 /// Takes a session without consumers to the next endpoint: its channel 1 is opened there, in confirm mode if `confirms`.
 fn switch(rig: &mut Rig, confirms: bool) {
     rig.log_in();
-    rig.from_next(&open_ok(1));
+    rig.next_says(&open_ok(1));
     if confirms {
-        rig.from_next(&bare(1, SELECT_OK));
+        rig.next_says(&bare(1, SELECT_OK));
     }
 }
 
 #[test]
 fn a_plain_publisher_is_given_confirms_that_it_never_sees() {
     let mut rig = Rig::with_channel(AmqpSettings::default());
-    rig.from_client(&publish(1, b"one"));
-    rig.from_client(&publish(1, b"two"));
+    rig.client_says(&publish(1, b"one"));
+    rig.client_says(&publish(1, b"two"));
     let sent = methods(&rig.endpoint);
     let expected = [MethodId::CONFIRM_SELECT, MethodId::BASIC_PUBLISH, MethodId::BASIC_PUBLISH];
     assert_eq!(sent, expected.map(|id| (1, id)), "once, in front of the first");
-    rig.from_endpoint(&ack(1, 2, true));
+    rig.endpoint_says(&ack(1, 2, true));
     assert!(rig.client.is_empty(), "the client has asked for no confirms");
 }
 
@@ -36,42 +36,42 @@ fn a_plain_publisher_is_given_confirms_that_it_never_sees() {
 fn a_relaxed_pool_leaves_publishers_as_they_are() {
     let settings = AmqpSettings { order: MessageOrder::Relaxed, ..AmqpSettings::default() };
     let mut rig = Rig::with_channel(settings);
-    rig.from_client(&publish(1, b"one"));
+    rig.client_says(&publish(1, b"one"));
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_PUBLISH)]);
 }
 
 #[test]
 fn confirms_go_on_in_the_clients_own_numbers_after_a_switch() {
     let mut rig = Rig::with_channel(AmqpSettings::default());
-    rig.from_client(&publish(1, b"in shadow"));
-    rig.from_endpoint(&ack(1, 1, false));
-    rig.from_client(&frames(|out| write::confirm_select(out, 1, false)));
-    rig.from_endpoint(&bare(1, SELECT_OK));
-    rig.from_client(&publish(1, b"1"));
-    rig.from_client(&publish(1, b"2"));
+    rig.client_says(&publish(1, b"in shadow"));
+    rig.endpoint_says(&ack(1, 1, false));
+    rig.client_says(&frames(|out| write::confirm_select(out, 1, false)));
+    rig.endpoint_says(&bare(1, SELECT_OK));
+    rig.client_says(&publish(1, b"1"));
+    rig.client_says(&publish(1, b"2"));
     rig.client.clear();
-    rig.from_endpoint(&ack(1, 3, true));
+    rig.endpoint_says(&ack(1, 3, true));
     assert_eq!(tags(&rig.client, MethodId::BASIC_ACK), [2], "the first publish was before confirm.select");
     rig.forget();
     switch(&mut rig, true);
     assert_eq!(rig.told, [Told::Dial, Told::Switched, Told::Migrated { replaced: false }]);
     rig.forget();
-    rig.from_client(&publish(1, b"3"));
-    rig.from_endpoint(&ack(1, 1, false));
+    rig.client_says(&publish(1, b"3"));
+    rig.endpoint_says(&ack(1, 1, false));
     assert_eq!(tags(&rig.client, MethodId::BASIC_ACK), [3]);
 }
 
 #[test]
 fn a_publisher_is_not_switched_before_its_last_confirm() {
     let mut rig = Rig::with_channel(AmqpSettings::default());
-    rig.from_client(&publish(1, b"one"));
+    rig.client_says(&publish(1, b"one"));
     rig.forget();
     switch(&mut rig, true);
     assert_eq!(rig.session.phase(), "flushing");
     assert!(!rig.session.wants_read(AmqpLeg::Downstream), "the client is frozen");
-    rig.from_client(&publish(1, b"two"));
+    rig.client_says(&publish(1, b"two"));
     assert!(rig.endpoint.is_empty(), "what it sends meanwhile waits");
-    rig.from_endpoint(&ack(1, 1, false));
+    rig.endpoint_says(&ack(1, 1, false));
     assert!(rig.told.contains(&Told::Migrated { replaced: false }));
     assert_eq!(methods(&rig.endpoint).last(), Some(&(1, MethodId::BASIC_PUBLISH)), "and goes to the new one");
     assert!(methods(&rig.retirees[0].1).is_empty());
@@ -80,10 +80,10 @@ fn a_publisher_is_not_switched_before_its_last_confirm() {
 #[test]
 fn without_its_confirm_a_publisher_stays_and_goes_on() {
     let mut rig = Rig::with_channel(AmqpSettings::default());
-    rig.from_client(&publish(1, b"one"));
+    rig.client_says(&publish(1, b"one"));
     rig.forget();
     switch(&mut rig, true);
-    rig.from_client(&publish(1, b"two"));
+    rig.client_says(&publish(1, b"two"));
     rig.wait(Duration::from_secs(1));
     assert_eq!(rig.told, [Told::Dial, Told::NextDropped, Told::Aborted(Abort::Unconfirmed, false)]);
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_PUBLISH)]);
@@ -93,13 +93,13 @@ fn without_its_confirm_a_publisher_stays_and_goes_on() {
 fn a_client_is_not_frozen_amid_a_message() {
     let mut rig = Rig::with_channel(AmqpSettings::default());
     let message = publish(1, &[7; 1000]);
-    rig.from_client(&message[..message.len() - 10]);
+    rig.client_says(&message[..message.len() - 10]);
     rig.forget();
     switch(&mut rig, true);
     assert_eq!(rig.session.phase(), "freezing");
-    rig.from_client(&message[message.len() - 10..]);
+    rig.client_says(&message[message.len() - 10..]);
     assert_eq!(rig.session.phase(), "flushing");
-    rig.from_endpoint(&ack(1, 1, false));
+    rig.endpoint_says(&ack(1, 1, false));
     assert!(rig.told.contains(&Told::Switched));
     assert_eq!(rig.retirees[0].1.len(), 10, "its end went where its beginning went");
 }
@@ -107,11 +107,11 @@ fn a_client_is_not_frozen_amid_a_message() {
 /// A consumer of a quorum queue with prefetch 2, both delivered, at the next endpoint's door.
 fn saturated() -> Rig {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 2);
-    rig.from_endpoint(&deliver(1, 1, b"a"));
-    rig.from_endpoint(&deliver(1, 2, b"b"));
+    rig.endpoint_says(&deliver(1, 1, b"a"));
+    rig.endpoint_says(&deliver(1, 2, b"b"));
     rig.forget();
     rig.log_in();
-    rig.from_next(&open_ok(1));
+    rig.next_says(&open_ok(1));
     rig
 }
 
@@ -119,47 +119,47 @@ fn saturated() -> Rig {
 fn a_full_consumer_is_cancelled_drained_and_started_at_the_new_endpoint() {
     let mut rig = saturated();
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CANCEL)]);
-    rig.from_client(&ack(1, 1, false));
+    rig.client_says(&ack(1, 1, false));
     assert_eq!(methods(&rig.endpoint).len(), 1, "acks wait for the cancel-ok");
-    rig.from_endpoint(&cancel_ok(1));
+    rig.endpoint_says(&cancel_ok(1));
     assert_eq!(tags(&rig.endpoint, MethodId::BASIC_ACK), [1]);
     assert!(rig.client.is_empty(), "the client knows of no cancel");
-    rig.from_client(&ack(1, 2, false));
+    rig.client_says(&ack(1, 2, false));
     assert_eq!(tags(&rig.retirees[0].1, MethodId::BASIC_ACK), [1, 2]);
     assert_eq!(rig.session.phase(), "replaying");
     let replayed = [MethodId::CHANNEL_OPEN, MethodId::BASIC_QOS, MethodId::BASIC_CONSUME].map(|id| (1, id));
     assert_eq!(methods(&rig.endpoint), replayed);
     rig.endpoint.clear();
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-    rig.from_endpoint(&consume_ok(1));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Migrated { replaced: false }));
     assert!(rig.client.is_empty());
-    rig.from_endpoint(&deliver(1, 1, b"c"));
+    rig.endpoint_says(&deliver(1, 1, b"c"));
     assert_eq!(tags(&rig.client, MethodId::BASIC_DELIVER), [3], "tags go on");
-    rig.from_client(&ack(1, 3, false));
+    rig.client_says(&ack(1, 3, false));
     assert_eq!(tags(&rig.endpoint, MethodId::BASIC_ACK), [1]);
 }
 
 #[test]
 fn a_stale_tag_gets_the_answer_that_it_would_get_without_a_gateway() {
     let mut rig = saturated();
-    rig.from_endpoint(&cancel_ok(1));
-    rig.from_client(&ack(1, 2, true));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-    rig.from_endpoint(&consume_ok(1));
+    rig.endpoint_says(&cancel_ok(1));
+    rig.client_says(&ack(1, 2, true));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&consume_ok(1));
     rig.endpoint.clear();
-    rig.from_client(&ack(1, 2, false));
+    rig.client_says(&ack(1, 2, false));
     assert_eq!(tags(&rig.endpoint, MethodId::BASIC_ACK), [u64::MAX], "the broker says 406 to it");
 }
 
 #[test]
 fn a_consumer_that_does_not_fill_up_stays_and_its_acks_go_on() {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 5);
-    rig.from_endpoint(&deliver(1, 1, b"a"));
+    rig.endpoint_says(&deliver(1, 1, b"a"));
     rig.forget();
     rig.log_in();
-    rig.from_next(&open_ok(1));
-    rig.from_client(&ack(1, 1, false));
+    rig.next_says(&open_ok(1));
+    rig.client_says(&ack(1, 1, false));
     assert!(rig.endpoint.is_empty(), "held");
     rig.wait(Duration::from_millis(50));
     assert_eq!(rig.told, [Told::Dial, Told::NextDropped, Told::Aborted(Abort::Unsaturated, false)]);
@@ -170,7 +170,7 @@ fn a_consumer_that_does_not_fill_up_stays_and_its_acks_go_on() {
 fn an_idle_consumer_moves_after_a_moment() {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 5);
     rig.log_in();
-    rig.from_next(&open_ok(1));
+    rig.next_says(&open_ok(1));
     assert!(methods(&rig.endpoint).is_empty());
     rig.wait(Duration::from_millis(50));
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CANCEL)]);
@@ -179,14 +179,14 @@ fn an_idle_consumer_moves_after_a_moment() {
 #[test]
 fn unacknowledged_messages_keep_a_consumer_where_it_is() {
     let mut rig = saturated();
-    rig.from_endpoint(&cancel_ok(1));
+    rig.endpoint_says(&cancel_ok(1));
     rig.endpoint.clear();
     rig.wait(Duration::from_secs(2));
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CONSUME)], "with the prefetch that is in force");
-    rig.from_endpoint(&consume_ok(1));
+    rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unacked, true)));
     assert!(rig.client.is_empty());
-    rig.from_endpoint(&deliver(1, 3, b"c"));
+    rig.endpoint_says(&deliver(1, 3, b"c"));
     assert_eq!(tags(&rig.client, MethodId::BASIC_DELIVER), [3]);
 }
 
@@ -196,19 +196,19 @@ fn a_client_that_cancels_a_cancelled_consumer_is_answered() {
         let mut rig = saturated();
         let cancel = frames(|out| write::cancel(out, 1, b"c", false));
         if before_ok {
-            rig.from_client(&cancel);
+            rig.client_says(&cancel);
             assert!(rig.client.is_empty(), "deliveries may still come");
-            rig.from_endpoint(&cancel_ok(1));
+            rig.endpoint_says(&cancel_ok(1));
         } else {
-            rig.from_endpoint(&cancel_ok(1));
-            rig.from_client(&cancel);
+            rig.endpoint_says(&cancel_ok(1));
+            rig.client_says(&cancel);
         }
         assert_eq!(methods(&rig.client), [(1, MethodId::BASIC_CANCEL_OK)], "{before_ok}");
         assert_eq!(methods(&rig.endpoint).iter().filter(|(_, id)| *id == MethodId::BASIC_CANCEL).count(), 1);
-        rig.from_client(&ack(1, 0, true));
+        rig.client_says(&ack(1, 0, true));
         let started = methods(&rig.endpoint).contains(&(1, MethodId::BASIC_CONSUME));
         assert!(!started, "there is no consumer any more");
-        rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
+        rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
         assert_eq!(rig.told.last(), Some(&Told::Migrated { replaced: false }));
     }
 }
@@ -216,34 +216,34 @@ fn a_client_that_cancels_a_cancelled_consumer_is_answered() {
 #[test]
 fn a_request_that_changes_the_channel_gives_the_move_up_first() {
     let mut rig = saturated();
-    rig.from_endpoint(&cancel_ok(1));
+    rig.endpoint_says(&cancel_ok(1));
     rig.endpoint.clear();
-    rig.from_client(&frames(|out| write::qos(out, 1, 9, false)));
+    rig.client_says(&frames(|out| write::qos(out, 1, 9, false)));
     let expected = [MethodId::BASIC_CONSUME, MethodId::BASIC_QOS].map(|id| (1, id));
     assert_eq!(methods(&rig.endpoint), expected, "the consumer is back before the request goes on");
-    rig.from_endpoint(&consume_ok(1));
+    rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::ClientBusy, true)));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
     assert_eq!(methods(&rig.client), [(1, MethodId::BASIC_QOS_OK)]);
 }
 
 #[test]
 fn a_queue_that_the_new_endpoint_does_not_know_yet_is_asked_for_again() {
     let mut rig = saturated();
-    rig.from_endpoint(&cancel_ok(1));
-    rig.from_client(&ack(1, 0, true));
+    rig.endpoint_says(&cancel_ok(1));
+    rig.client_says(&ack(1, 0, true));
     rig.endpoint.clear();
     let refusal = frames(|out| write::channel_close(out, 1, 404, "NOT_FOUND"));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-    rig.from_endpoint(&refusal);
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&refusal);
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::CHANNEL_CLOSE_OK)]);
     rig.endpoint.clear();
     rig.wait(Duration::from_millis(100));
     let again = [MethodId::CHANNEL_OPEN, MethodId::BASIC_QOS, MethodId::BASIC_CONSUME].map(|id| (1, id));
     assert_eq!(methods(&rig.endpoint), again);
-    rig.from_endpoint(&open_ok(1));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-    rig.from_endpoint(&consume_ok(1));
+    rig.endpoint_says(&open_ok(1));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Migrated { replaced: false }));
     assert!(rig.client.is_empty());
 }
@@ -251,35 +251,35 @@ fn a_queue_that_the_new_endpoint_does_not_know_yet_is_asked_for_again() {
 #[test]
 fn a_queue_that_stays_unknown_is_told_as_a_cancelled_consumer() {
     let mut rig = saturated();
-    rig.from_endpoint(&cancel_ok(1));
-    rig.from_client(&ack(1, 0, true));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&cancel_ok(1));
+    rig.client_says(&ack(1, 0, true));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
     let refusal = frames(|out| write::channel_close(out, 1, 404, "NOT_FOUND"));
     for _ in 0..9 {
-        rig.from_endpoint(&refusal);
+        rig.endpoint_says(&refusal);
         rig.wait(Duration::from_millis(100));
-        rig.from_endpoint(&open_ok(1));
-        rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
+        rig.endpoint_says(&open_ok(1));
+        rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
     }
-    rig.from_endpoint(&refusal);
+    rig.endpoint_says(&refusal);
     rig.wait(Duration::from_millis(100));
     assert!(rig.client.is_empty(), "asked for once more");
-    rig.from_endpoint(&open_ok(1));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-    rig.from_endpoint(&refusal);
+    rig.endpoint_says(&open_ok(1));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&refusal);
     assert_eq!(methods(&rig.client), [(1, MethodId::BASIC_CANCEL)]);
-    rig.from_endpoint(&open_ok(1));
+    rig.endpoint_says(&open_ok(1));
     assert_eq!(methods(&rig.client).len(), 1);
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
     assert_eq!(rig.told.last(), Some(&Told::Migrated { replaced: false }));
 }
 
 #[test]
 fn a_consumer_that_the_new_endpoint_refuses_closes_the_client_with_320() {
     let mut rig = saturated();
-    rig.from_endpoint(&cancel_ok(1));
-    rig.from_client(&ack(1, 0, true));
-    rig.from_endpoint(&frames(|out| write::channel_close(out, 1, 403, "ACCESS_REFUSED")));
+    rig.endpoint_says(&cancel_ok(1));
+    rig.client_says(&ack(1, 0, true));
+    rig.endpoint_says(&frames(|out| write::channel_close(out, 1, 403, "ACCESS_REFUSED")));
     assert!(rig.told.contains(&Told::Forced(Abort::Replay, false)));
     assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
     assert_eq!(rig.session.end().and_then(|end| end.code), Some(320));
@@ -288,32 +288,32 @@ fn a_consumer_that_the_new_endpoint_refuses_closes_the_client_with_320() {
 #[test]
 fn an_idle_client_does_not_notice_that_its_endpoint_is_lost() {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "classic", 5);
-    rig.from_endpoint(&deliver(1, 1, b"a"));
-    rig.from_client(&ack(1, 1, false));
+    rig.endpoint_says(&deliver(1, 1, b"a"));
+    rig.client_says(&ack(1, 1, false));
     rig.forget();
     rig.session.handle_end(rig.now, &rig.settings, AmqpLeg::Upstream);
     rig.settle();
     assert_eq!(rig.told, [Told::UpstreamDropped, Told::Dial]);
     rig.connect();
-    rig.from_next(&open_ok(1));
+    rig.next_says(&open_ok(1));
     assert_eq!(methods(&rig.endpoint).last(), Some(&(1, MethodId::BASIC_CONSUME)));
-    rig.from_endpoint(&bare(1, MethodId::BASIC_QOS_OK));
-    rig.from_endpoint(&consume_ok(1));
+    rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
+    rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Migrated { replaced: true }));
-    rig.from_endpoint(&deliver(1, 1, b"b"));
+    rig.endpoint_says(&deliver(1, 1, b"b"));
     assert_eq!(tags(&rig.client, MethodId::BASIC_DELIVER), [2]);
 }
 
 #[test]
 fn a_client_with_something_outstanding_gets_320_when_its_endpoint_is_lost() {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "classic", 5);
-    rig.from_endpoint(&deliver(1, 1, b"a"));
+    rig.endpoint_says(&deliver(1, 1, b"a"));
     rig.forget();
     rig.session.handle_broken(rig.now, &rig.settings, AmqpLeg::Upstream);
     rig.settle();
     assert_eq!(rig.told, [Told::Forced(Abort::EndpointLost, true), Told::UpstreamDropped]);
     assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
-    rig.from_client(&bare(0, MethodId::CONNECTION_CLOSE_OK));
+    rig.client_says(&bare(0, MethodId::CONNECTION_CLOSE_OK));
     assert!(rig.session.wants_fin(AmqpLeg::Downstream));
     rig.session.handle_end(rig.now, &rig.settings, AmqpLeg::Downstream);
     assert!(rig.session.is_finished());
@@ -332,8 +332,8 @@ fn what_makes_a_move_harmful_pins_and_says_why() {
     ] {
         let mut rig = Rig::with_channel(AmqpSettings::default());
         rig.declare(queue_type, bits);
-        rig.from_client(&frames(|out| write::consume(out, 1, b"", b"c", amqp::Bits(0), b"")));
-        rig.from_endpoint(&consume_ok(1));
+        rig.client_says(&frames(|out| write::consume(out, 1, b"", b"c", amqp::Bits(0), b"")));
+        rig.endpoint_says(&consume_ok(1));
         assert_eq!(rig.session.pin(), pin, "{queue_type} {bits:b}");
         assert_eq!(rig.session.begin_migration(rig.now, &rig.settings).err(), pin);
     }
@@ -347,8 +347,8 @@ fn a_queue_that_was_declared_elsewhere_pins_unless_the_pool_says_otherwise() {
         let settings =
             AmqpSettings { foreign_queues, order: MessageOrder::Relaxed, ..AmqpSettings::default() };
         let mut rig = Rig::with_channel(settings);
-        rig.from_client(&frames(|out| write::consume(out, 1, b"other", b"c", amqp::Bits(0), b"")));
-        rig.from_endpoint(&consume_ok(1));
+        rig.client_says(&frames(|out| write::consume(out, 1, b"other", b"c", amqp::Bits(0), b"")));
+        rig.endpoint_says(&consume_ok(1));
         assert_eq!(rig.session.pin(), pin);
     }
 }
@@ -356,38 +356,38 @@ fn a_queue_that_was_declared_elsewhere_pins_unless_the_pool_says_otherwise() {
 #[test]
 fn a_transaction_after_plain_publishes_begins_on_a_fresh_channel() {
     let mut rig = Rig::with_channel(AmqpSettings::default());
-    rig.from_client(&publish(1, b"one"));
+    rig.client_says(&publish(1, b"one"));
     rig.endpoint.clear();
-    rig.from_client(&bare(1, MethodId::TX_SELECT));
+    rig.client_says(&bare(1, MethodId::TX_SELECT));
     assert!(rig.endpoint.is_empty(), "the publish is to be confirmed first");
-    rig.from_endpoint(&ack(1, 1, false));
+    rig.endpoint_says(&ack(1, 1, false));
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::CHANNEL_CLOSE)]);
-    rig.from_endpoint(&bare(1, MethodId::CHANNEL_CLOSE_OK));
-    rig.from_endpoint(&open_ok(1));
+    rig.endpoint_says(&bare(1, MethodId::CHANNEL_CLOSE_OK));
+    rig.endpoint_says(&open_ok(1));
     let sent = [MethodId::CHANNEL_CLOSE, MethodId::CHANNEL_OPEN, MethodId::TX_SELECT].map(|id| (1, id));
     assert_eq!(methods(&rig.endpoint), sent);
     rig.client.clear();
-    rig.from_endpoint(&bare(1, MethodId::TX_SELECT_OK));
+    rig.endpoint_says(&bare(1, MethodId::TX_SELECT_OK));
     assert_eq!(methods(&rig.client), [(1, MethodId::TX_SELECT_OK)], "the client saw only its own");
-    rig.from_client(&publish(1, b"two"));
+    rig.client_says(&publish(1, b"two"));
     assert_eq!(rig.session.begin_migration(rig.now, &rig.settings), Err(AmqpPin::Transaction));
 }
 
 #[test]
 fn a_shed_waits_for_acks_and_confirms_and_closes_with_320() {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "classic", 5);
-    rig.from_client(&publish(1, b"one"));
-    rig.from_endpoint(&deliver(1, 1, b"a"));
+    rig.client_says(&publish(1, b"one"));
+    rig.endpoint_says(&deliver(1, 1, b"a"));
     rig.forget();
     let deadline = rig.now + Duration::from_secs(30);
     rig.session.begin_shed(rig.now, &rig.settings, deadline, true).unwrap();
     rig.settle();
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CANCEL)]);
-    rig.from_endpoint(&cancel_ok(1));
+    rig.endpoint_says(&cancel_ok(1));
     assert!(rig.client.is_empty());
-    rig.from_client(&ack(1, 1, false));
+    rig.client_says(&ack(1, 1, false));
     assert!(rig.client.is_empty(), "a confirm is missing");
-    rig.from_endpoint(&ack(1, 1, false));
+    rig.endpoint_says(&ack(1, 1, false));
     assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
     assert_eq!(tags(&rig.retirees[0].1, MethodId::BASIC_ACK), [1]);
 }
@@ -401,7 +401,7 @@ fn a_malformed_frame_of_the_client_gets_the_code_of_the_specification() {
         (vec![3, 0, 1, 0, 0, 0, 1, b'x', 0xCE], 505),
     ] {
         let mut rig = Rig::with_channel(AmqpSettings::default());
-        rig.from_client(&bytes);
+        rig.client_says(&bytes);
         assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
         assert_eq!(rig.session.end().and_then(|end| end.code), Some(code), "{bytes:?}");
     }
