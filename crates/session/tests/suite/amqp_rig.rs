@@ -296,7 +296,7 @@ impl Rig {
     }
 
     pub fn wait(&mut self, by: Duration) {
-        self.now = self.now + by;
+        self.now += by;
         self.session.handle_timeout(self.now, &self.settings);
         self.settle();
         for leg in [AmqpLeg::Downstream, AmqpLeg::Upstream] {
