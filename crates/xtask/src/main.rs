@@ -46,7 +46,7 @@ enum Chore {
         /// Time for each target.
         #[arg(long, default_value_t = 1)]
         minutes: u32,
-        /// Only this one: scanner, request_head or configuration.
+        /// Only this one: scanner, request_head, amqp or configuration.
         target: Option<String>,
     },
     /// Installs Node.js, `ws` and Python `websockets` for the interop tests, into target/interop, and RabbitMQ.

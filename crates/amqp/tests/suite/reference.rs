@@ -83,8 +83,8 @@ fn header(rest: &[u8], start: usize, frame_bytes_max: u32) -> Result<Option<(Fra
     }
     let channel = u16::from(rest[1]) * 256 + u16::from(rest[2]);
     let size = rest[3..7].iter().fold(0, |size, byte| size * 256 + u32::from(*byte));
-    // The payload alone may be as long as the whole frame may: RabbitMQ allows as much.
-    if size > frame_bytes_max {
+    // The payload alone may be as long as the whole frame may: RabbitMQ allows as much. No frame has more than 32 bits tell.
+    if size > frame_bytes_max || u64::from(size) + 8 > u64::from(u32::MAX) {
         return Err(FrameError::TooLong { frame_bytes: u64::from(size) + 8, frame_bytes_max });
     }
     let (least, told_at) = match kind {
