@@ -6,7 +6,8 @@ use crate::write::cut;
 
 /// Follows the frames of one direction of AMQP 1.0: a size, then that many bytes, its own four included.
 ///
-/// Protocol headers stand between frames (SASL first, then AMQP): eight bytes that begin with `AMQP`.
+/// Protocol headers stand between frames (SASL first, then AMQP): eight bytes that begin with `AMQP`. As a size these letters
+/// would be a frame of 1 GiB, which nobody sends.
 #[derive(Clone, Debug, Default)]
 pub struct Frames10 {
     /// Bytes left of the frame under way.

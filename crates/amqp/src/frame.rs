@@ -12,6 +12,10 @@ pub const FRAME_END: u8 = 0xCE;
 /// Bytes of a frame beside its payload. `frame_max` counts them.
 pub const FRAME_OVERHEAD: usize = HEADER_BYTES + 1;
 
+/// The least `frame_max` that may be agreed (`frame-min-size` of the XML definition), and the bound before any is. RabbitMQ 4
+/// waits for as much as 8192 before `tune-ok`; what is agreed may still be this.
+pub const FRAME_BYTES_MIN: u32 = 4096;
+
 /// What a frame carries (section 4.2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {

@@ -26,7 +26,9 @@ pub use content::{Content, Expect};
 pub use credentials::{Credentials, SASL_BYTES_MAX};
 pub use error::{FrameError, code};
 pub use forced::{Frames10, forced_close};
-pub use frame::{FRAME_END, FRAME_OVERHEAD, HEADER_BYTES, Kind, PROTOCOL_HEADER, Protocol, protocol_of};
+pub use frame::{
+    FRAME_BYTES_MIN, FRAME_END, FRAME_OVERHEAD, HEADER_BYTES, Kind, PROTOCOL_HEADER, Protocol, protocol_of,
+};
 pub use login::{Login, LoginError, Progress};
 pub use method::{Bits, CLASS_BASIC, CLASS_CONNECTION, Consume, Declare, Method, MethodId, Secret, patch};
 pub use reader::Reader;

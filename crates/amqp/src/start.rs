@@ -2,7 +2,7 @@
 
 use crate::credentials::Credentials;
 use crate::error::FrameError;
-use crate::frame::FRAME_OVERHEAD;
+use crate::frame::{FRAME_BYTES_MIN, FRAME_OVERHEAD};
 use crate::method::MethodId;
 use crate::reader::Reader;
 use crate::table::{Table, Value};
@@ -98,7 +98,7 @@ impl<'a> StartOk<'a> {
         });
     }
 
-    /// Bytes of the whole frame. A broker takes no more than 4096 before `tune-ok` unless it is configured to.
+    /// Bytes of the whole frame. A broker takes no more than [`FRAME_BYTES_MIN`] before `tune-ok` unless it is configured to.
     pub const fn frame_bytes(&self) -> usize {
         let lengths = 4 + 1 + 4 + 1;
         let fields = self.client_properties.bytes().len()
@@ -162,6 +162,13 @@ impl Tune {
             frame_max: least(self.frame_max, other.frame_max),
             heartbeat: self.heartbeat,
         }
+    }
+
+    /// True when a client may answer this offer with `asked`: no bound is higher, and a frame has at least
+    /// [`FRAME_BYTES_MIN`]. RabbitMQ closes with 530 otherwise.
+    #[must_use]
+    pub fn allows(self, asked: Self) -> bool {
+        asked.within(self) == asked && (asked.frame_max == 0 || asked.frame_max >= FRAME_BYTES_MIN)
     }
 
     /// Writes it as `id`: `CONNECTION_TUNE` or `CONNECTION_TUNE_OK`.

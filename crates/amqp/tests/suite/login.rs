@@ -1,8 +1,8 @@
 //! The client side of the handshake, step by step, and every way in which it ends early.
 
 use amqp::{
-    Credentials, FrameError, HEADER_BYTES, Login, LoginError, MethodId, Progress, Start, StartOk, Table,
-    Tune, code, open_vhost, write, write_open_ok,
+    Credentials, FRAME_BYTES_MIN, FrameError, HEADER_BYTES, Login, LoginError, MethodId, Progress, Start,
+    StartOk, Table, Tune, code, open_vhost, write, write_open_ok,
 };
 
 const AGREED: Tune = Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
@@ -126,6 +126,24 @@ fn the_smaller_bound_of_both_counts_and_zero_is_none() {
         assert_eq!((a.within(b), b.within(a)), (least, least));
     }
     assert_eq!(bounds(1, 1).within(Tune { heartbeat: 1, ..bounds(1, 1) }).heartbeat, 7);
+}
+
+#[test]
+fn a_client_may_ask_for_less_than_it_was_offered_but_not_for_tiny_frames() {
+    let unbound = Tune { channel_max: 0, frame_max: 0, heartbeat: 60 };
+    for (offered, asked, is) in [
+        (AGREED, AGREED, true),
+        (AGREED, Tune { channel_max: 1, frame_max: FRAME_BYTES_MIN, heartbeat: 0 }, true),
+        (AGREED, Tune { frame_max: FRAME_BYTES_MIN - 1, ..AGREED }, false),
+        (AGREED, Tune { frame_max: AGREED.frame_max + 1, ..AGREED }, false),
+        (AGREED, Tune { frame_max: 0, ..AGREED }, false),
+        (AGREED, Tune { channel_max: 0, ..AGREED }, false),
+        (AGREED, Tune { heartbeat: 3600, ..AGREED }, true),
+        (unbound, AGREED, true),
+        (unbound, unbound, true),
+    ] {
+        assert_eq!(offered.allows(asked), is, "{asked:?} of {offered:?}");
+    }
 }
 
 #[test]

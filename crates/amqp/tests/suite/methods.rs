@@ -149,6 +149,9 @@ fn what_rabbitmqs_own_codec_writes_is_read() {
     }
     let start = Start::parse(&all[0].0[HEADER_BYTES..]).expect("a start");
     assert_eq!(start.cluster_name(), Some(&b"rabbit@one"[..]));
+    let mut again = Vec::new();
+    start.write(&mut again);
+    assert!(all[0].0.starts_with(&again), "a start that is read and written is the same");
     for (stream, mechanism) in [(all[1].0, &b"PLAIN"[..]), (all[2].0, b"AMQPLAIN")] {
         let start_ok = StartOk::parse(&stream[HEADER_BYTES..]).expect("a start-ok");
         assert_eq!((start_ok.mechanism, start_ok.user()), (mechanism, Some(&b"guest"[..])));
