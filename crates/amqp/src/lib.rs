@@ -1,8 +1,9 @@
 //! AMQP 0-9-1 without IO: frame scanner, codec of the tracked methods, client side of the handshake, credentials.
 //!
 //! The gateway passes frames through byte for byte. This crate follows them: [`Scanner`] says where frames begin and
-//! end, [`Method`] gives the fields of the few methods that matter for moving a connection, [`write`] builds those that
-//! the gateway sends itself, [`patch`] changes a delivery tag where it stands. Content is never parsed.
+//! end, [`Content`] what may come next on a channel, [`Method`] gives the fields of the few methods that matter for
+//! moving a connection, [`mod@write`] builds those that the gateway sends itself, [`patch()`] changes a delivery tag where it
+//! stands. The body of a content is never looked at.
 //!
 //! Not here: sockets, deadlines, what a channel remembers and what a migration does (`session`).
 //!
