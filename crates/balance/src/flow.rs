@@ -65,7 +65,15 @@ fn level(sides: &[Side], inbound: u64) -> f64 {
 /// How much each gives so that all are level, as far as they may: places in `sides` and counts, none of them 0.
 pub(crate) fn gives(sides: &[Side], inbound: u64) -> Vec<(usize, u64)> {
     let level = level(sides, inbound);
-    let give = |(place, side): (usize, &Side)| (place, side.give(level));
+    let sum = |of: fn(&Side, f64) -> u64| sides.iter().map(|side| of(side, level)).sum::<u64>();
+    // Donors that would give one more just below the level, but not all of them: they share the room that is left.
+    let mut left = sum(Side::take).saturating_sub(sum(Side::give) + inbound);
+    let give = |(place, side): (usize, &Side)| {
+        let count = side.give(level);
+        let more = u64::from(left > 0 && side.give(level - 2.0 * EPSILON) > count);
+        left -= more;
+        (place, count + more)
+    };
     sides.iter().enumerate().map(give).filter(|(_, count)| *count > 0).collect()
 }
 
@@ -135,6 +143,12 @@ mod tests {
         assert_eq!(gives(&sides(&[(5, 1), (0, 1)]), 0), [(0, 2)]);
         assert_eq!(gives(&sides(&[(3, 1), (2, 1)]), 0), []);
         assert_eq!(gives(&sides(&[(100, 1), (100, 1), (0, 1)]), 0), [(0, 33), (1, 33)]);
+    }
+
+    #[test]
+    fn donors_that_tie_share_the_room_that_is_not_enough_for_both() {
+        assert_eq!(gives(&sides(&[(8, 4), (8, 5), (8, 4), (0, 1)]), 0), [(0, 1)]);
+        assert_eq!(gives(&sides(&[(7, 4), (8, 5), (8, 4), (1, 1)]), 0), [], "and then it rests");
     }
 
     #[test]
