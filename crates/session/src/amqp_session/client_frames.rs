@@ -1,6 +1,6 @@
 //! What the client sends: what it changes in what is remembered, and what becomes of the frame.
 
-use amqp::{FrameError, Kind, METHOD_BYTES_MAX, Method, MethodId, patch, write};
+use amqp::{Consume, Declare, FrameError, Kind, METHOD_BYTES_MAX, Method, MethodId, patch, write};
 use model::Time;
 use zeroize::Zeroizing;
 
@@ -194,18 +194,7 @@ impl AmqpSession {
             Method::ChannelCloseOk => {
                 self.channels.remove(place);
             }
-            Method::Declare(declare) => {
-                let kind = queues::kind_of(&declare);
-                match (declare.nowait(), kind) {
-                    (false, kind) => channel.expect(Want::Declare(kind), By::Client),
-                    (true, kind) => {
-                        channel.last_queue = declare.queue.into();
-                        if let Some(kind) = kind {
-                            self.queues.insert(hash(declare.queue), kind);
-                        }
-                    }
-                }
-            }
+            Method::Declare(declare) => self.client_declares(place, &declare),
             Method::QueueDelete { queue, nowait } => {
                 let name = hash(if queue.is_empty() { &channel.last_queue } else { queue });
                 if nowait {
@@ -214,28 +203,7 @@ impl AmqpSession {
                     channel.expect(Want::Delete(name), By::Client);
                 }
             }
-            Method::Qos { prefetch, global } => {
-                match global {
-                    true => channel.qos.channel = prefetch,
-                    false => channel.qos.consumer = prefetch,
-                }
-                channel.expect(Want::Other, By::Client);
-            }
-            Method::Consume(consume) => {
-                let queue: Box<[u8]> = match consume.queue {
-                    [] => channel.last_queue.clone(),
-                    name => name.into(),
-                };
-                let kind = self.queues.find(hash(&queue));
-                let key = self.next_consumer;
-                self.next_consumer = if key >= NO_CONSUMER - 1 { 1 } else { key + 1 };
-                let consumer = Consumer::new(&consume, &queue, kind, key, channel.qos, settings);
-                if consume.nowait() {
-                    channel.consumers.push(consumer);
-                } else {
-                    channel.expect(Want::Consume(Box::new(consumer)), By::Client);
-                }
-            }
+            Method::Consume(consume) => self.client_consumes(settings, place, &consume),
             Method::Cancel { tag, nowait } => match nowait {
                 true => channel.consumers.retain(|consumer| *consumer.tag != *tag),
                 false => channel.expect(Want::Cancel(tag.into()), By::Client),
@@ -244,35 +212,42 @@ impl AmqpSession {
             Method::Recover => channel.expect(Want::Recover, By::Client),
             // What it requeues can not be told from what is delivered meanwhile.
             Method::RecoverAsync => channel.untracked = true,
-            Method::ConfirmSelect { nowait } => {
-                if channel.mode != Mode::Confirm {
-                    channel.confirms_hidden = channel.confirms.next() - 1;
-                    channel.confirm_offset = channel.confirms_hidden;
-                    channel.mode = Mode::Confirm;
-                }
-                if !nowait {
-                    channel.expect(Want::Other, By::Client);
-                }
-            }
-            Method::TxSelect => {
-                if !matches!(channel.mode, Mode::Transaction { .. }) {
-                    channel.mode = Mode::Transaction { dirty: false };
-                }
-                channel.expect(Want::Other, By::Client);
-            }
-            Method::TxCommit | Method::TxRollback => {
-                if let Mode::Transaction { dirty } = &mut channel.mode {
-                    *dirty = false;
-                }
-                channel.expect(Want::Other, By::Client);
-            }
             Method::Request { nowait: false } | Method::ChannelFlow { .. } => {
                 channel.expect(Want::Other, By::Client);
             }
-            // Answers to the broker, and what is no client's to send: the broker judges it.
-            _ => {}
+            // Of what is left the broker judges what is no client's to send.
+            _ => channel.change_mode(&method),
         }
         Ok(Verdict::Pass)
+    }
+
+    fn client_declares(&mut self, place: usize, declare: &Declare<'_>) {
+        let channel = &mut self.channels[place];
+        let kind = queues::kind_of(declare);
+        if !declare.nowait() {
+            return channel.expect(Want::Declare(kind), By::Client);
+        }
+        channel.last_queue = declare.queue.into();
+        if let Some(kind) = kind {
+            self.queues.insert(hash(declare.queue), kind);
+        }
+    }
+
+    fn client_consumes(&mut self, settings: &AmqpSettings, place: usize, consume: &Consume<'_>) {
+        let channel = &mut self.channels[place];
+        let queue: Box<[u8]> = match consume.queue {
+            [] => channel.last_queue.clone(),
+            name => name.into(),
+        };
+        let kind = self.queues.find(hash(&queue));
+        let key = self.next_consumer;
+        self.next_consumer = if key >= NO_CONSUMER - 1 { 1 } else { key + 1 };
+        let consumer = Consumer::new(consume, &queue, kind, key, channel.qos, settings);
+        if consume.nowait() {
+            channel.consumers.push(consumer);
+        } else {
+            channel.expect(Want::Consume(Box::new(consumer)), By::Client);
+        }
     }
 
     /// The client cancels a consumer that we have cancelled, or are cancelling, behind its back.
@@ -347,6 +322,38 @@ impl AmqpSession {
             self.abort(now, settings, reason);
         }
         before_switch
+    }
+}
+
+impl Channel {
+    /// Prefetch, confirms, transactions: in force from the moment at which they are sent.
+    fn change_mode(&mut self, method: &Method<'_>) {
+        match *method {
+            Method::Qos { prefetch, global: true } => self.qos.channel = prefetch,
+            Method::Qos { prefetch, global: false } => self.qos.consumer = prefetch,
+            Method::ConfirmSelect { nowait } => {
+                if self.mode != Mode::Confirm {
+                    self.confirms_hidden = self.confirms.next() - 1;
+                    self.confirm_offset = self.confirms_hidden;
+                    self.mode = Mode::Confirm;
+                }
+                if nowait {
+                    return;
+                }
+            }
+            Method::TxSelect => {
+                if !matches!(self.mode, Mode::Transaction { .. }) {
+                    self.mode = Mode::Transaction { dirty: false };
+                }
+            }
+            Method::TxCommit | Method::TxRollback => {
+                if let Mode::Transaction { dirty } = &mut self.mode {
+                    *dirty = false;
+                }
+            }
+            _ => return,
+        }
+        self.expect(Want::Other, By::Client);
     }
 }
 
