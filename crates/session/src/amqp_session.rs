@@ -520,11 +520,12 @@ impl AmqpSession {
     }
 
     fn place_of(&self, id: u16) -> Option<usize> {
-        self.channels.iter().position(|channel| channel.id == id)
+        self.channels.binary_search_by_key(&id, |channel| channel.id).ok()
     }
 
     fn channel_mut(&mut self, id: u16) -> Option<&mut Channel> {
-        self.channels.iter_mut().find(|channel| channel.id == id)
+        let place = self.place_of(id)?;
+        self.channels.get_mut(place)
     }
 
     // ---- whether it may move

@@ -21,6 +21,12 @@ impl AmqpSession {
         frame: Frame<'_>,
     ) -> Result<Verdict, FrameError> {
         self.losses = 0;
+        // On a channel that the endpoint has closed, anything goes until the client has noticed: the broker drops it.
+        let is_closed =
+            |channel: &Channel| channel.id == frame.channel && channel.state == ChannelState::Closed;
+        if self.channels.iter().any(is_closed) {
+            return Ok(self.client_frame_on_closed_channel(&frame));
+        }
         match frame.kind {
             Kind::Heartbeat => return Ok(Verdict::Pass),
             Kind::Body => {
@@ -61,6 +67,15 @@ impl AmqpSession {
                 verdict
             }
         }
+    }
+
+    fn client_frame_on_closed_channel(&mut self, frame: &Frame<'_>) -> Verdict {
+        let is_noticed =
+            frame.kind == Kind::Method && MethodId::of(frame.payload()) == MethodId::CHANNEL_CLOSE_OK;
+        if is_noticed {
+            self.channels.retain(|channel| channel.id != frame.channel);
+        }
+        Verdict::Pass
     }
 
     /// On a channel that is not open: it opens one, or the broker will say what is wrong.
@@ -131,15 +146,13 @@ impl AmqpSession {
         let channel = &mut self.channels[place];
         channel.to_upstream.handle_method(MethodId::of(frame.payload()))?;
         let holds = holds && !channel.consumers.is_empty();
-        let mut settled = Vec::new();
-        channel.deliveries.settle(tag, multiple, |owner| settled.push(owner));
-        if !holds {
-            for owner in settled {
-                if let Some(consumer) = channel.consumer_by_key(owner) {
-                    consumer.unacked = consumer.unacked.saturating_sub(1);
-                }
+        let Channel { deliveries, consumers, .. } = channel;
+        deliveries.settle(tag, multiple, |owner| {
+            let owner = consumers.iter_mut().find(|consumer| consumer.key == owner);
+            if let Some(consumer) = owner.filter(|_| !holds) {
+                consumer.unacked = consumer.unacked.saturating_sub(1);
             }
-        }
+        });
         if let Mode::Transaction { dirty } = &mut channel.mode {
             *dirty = true;
         }

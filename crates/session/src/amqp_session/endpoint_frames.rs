@@ -35,6 +35,9 @@ impl AmqpSession {
         let id = MethodId::of(frame.payload());
         if frame.size > METHOD_BYTES_MAX {
             // No answer is that long.
+            if let Some(channel) = self.channel_mut(frame.channel) {
+                channel.to_downstream.handle_method(id)?;
+            }
             self.untracked = true;
             self.find_pin(settings);
             return Ok(Verdict::Pass);

@@ -408,6 +408,23 @@ fn a_malformed_frame_of_the_client_gets_the_code_of_the_specification() {
 }
 
 #[test]
+fn a_client_that_is_amid_a_message_when_its_channel_is_closed_may_finish_it() {
+    for finishes in [true, false] {
+        let mut rig = Rig::with_channel(AmqpSettings::default());
+        let message = publish(1, &[7; 1000]);
+        rig.client_says(&message[..40]);
+        rig.endpoint_says(&frames(|out| write::channel_close(out, 1, 406, "PRECONDITION_FAILED")));
+        if finishes {
+            rig.client_says(&message[40..]);
+        }
+        rig.client_says(&bare(1, MethodId::CHANNEL_CLOSE_OK));
+        rig.client_says(&frames(|out| write::channel_open(out, 1)));
+        assert!(rig.session.end().is_none(), "the connection goes on");
+        assert_eq!(methods(&rig.client), [(1, MethodId::CHANNEL_CLOSE)]);
+    }
+}
+
+#[test]
 fn frozen_peers_get_heartbeats() {
     let mut rig = Rig::with_channel(AmqpSettings {
         prepare_timeout: Duration::from_secs(60),
