@@ -34,5 +34,5 @@ pub use login::{Login, LoginError, Progress};
 pub use method::{Bits, CLASS_BASIC, CLASS_CONNECTION, Consume, Declare, Method, MethodId, Secret, patch};
 pub use reader::Reader;
 pub use scan::{METHOD_BYTES_MAX, Piece, Scanner};
-pub use start::{Start, StartOk, Tune, open_vhost, write_open, write_open_ok};
+pub use start::{Start, StartOk, Tune, may_be_one_cluster, open_vhost, write_open, write_open_ok};
 pub use table::{Table, Value};

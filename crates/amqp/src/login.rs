@@ -8,7 +8,7 @@ use crate::credentials::Credentials;
 use crate::error::code;
 use crate::frame::PROTOCOL_HEADER;
 use crate::method::{Method, MethodId};
-use crate::start::{Start, Tune};
+use crate::start::{Start, Tune, may_be_one_cluster};
 
 /// A login in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +98,8 @@ impl Login {
         match (*self, id) {
             (Self::ExpectStart, MethodId::CONNECTION_START) => {
                 let start = Start::parse(payload)?;
-                if cluster.is_some() && start.cluster_name() != cluster {
+                let theirs = start.cluster_name().unwrap_or_default();
+                if cluster.is_some_and(|ours| !may_be_one_cluster(theirs, ours)) {
                     return Err(LoginError::OtherCluster);
                 }
                 *self = Self::ExpectTune;

@@ -49,13 +49,19 @@ impl<'a> Start<'a> {
         });
     }
 
-    /// The name of the cluster that the broker belongs to. Nodes with different names do not share queues.
+    /// The name of the cluster that the broker belongs to: see [`may_be_one_cluster`].
     pub fn cluster_name(&self) -> Option<&'a [u8]> {
         match self.server_properties.find("cluster_name") {
             Some(Value::Bytes(name)) => Some(name),
             _ => None,
         }
     }
+}
+
+/// Whether two names may be of one cluster. A broker whose cluster was never given a name tells its own, `rabbit@host`, and so
+/// each node of a cluster another: such names say nothing.
+pub fn may_be_one_cluster(one: &[u8], other: &[u8]) -> bool {
+    one == other || one.contains(&b'@') && other.contains(&b'@')
 }
 
 /// Fields of `connection.start-ok`.

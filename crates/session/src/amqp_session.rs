@@ -174,6 +174,8 @@ pub struct AmqpSession {
     /// Messages of the client's that came behind our Close.
     undeliverable: u64,
     malformed: Option<(AmqpLeg, FrameError)>,
+    /// What the last next endpoint has said when it refused.
+    refusal: Option<Box<str>>,
 }
 
 /// What becomes of a frame.
@@ -214,6 +216,7 @@ impl AmqpSession {
             messages: [0; 2],
             undeliverable: 0,
             malformed: None,
+            refusal: None,
         };
         session.find_pin(settings);
         session
@@ -446,6 +449,11 @@ impl AmqpSession {
     /// The first malformed frame, and who sent it.
     pub fn malformed(&self) -> Option<(AmqpLeg, FrameError)> {
         self.malformed
+    }
+
+    /// Why a next endpoint has refused, in words for an operator, once after an [`Abort::Refused`].
+    pub fn take_refusal(&mut self) -> Option<Box<str>> {
+        self.refusal.take()
     }
 
     // ---- the way of frames

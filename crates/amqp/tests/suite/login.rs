@@ -83,6 +83,8 @@ fn an_endpoint_of_another_cluster_gets_no_credentials() {
         (None, None, true),
         (Some("two"), Some("one"), false),
         (None, Some("one"), false),
+        (Some("rabbit@two"), Some("rabbit@one"), true),
+        (Some("rabbit@two"), Some("one"), false),
     ] {
         let mut login = Login::ExpectStart;
         let progress = login.handle_method(&start(theirs), &credentials(AGREED), ours.map(str::as_bytes));

@@ -69,7 +69,14 @@ impl AmqpSession {
             let credentials = self.opened.credentials.as_ref().ok_or(Abort::Pinned(AmqpPin::Login))?;
             let cluster = self.opened.cluster.as_deref();
             let progress = next.login.handle_method(payload, credentials, cluster);
-            match progress.map_err(|_| Abort::Refused)? {
+            let progress = match progress {
+                Ok(progress) => progress,
+                Err(error) => {
+                    self.refusal = Some(error.to_string().into());
+                    return Err(Abort::Refused);
+                }
+            };
+            match progress {
                 // As it is: a buffer that grew would leave a copy of the login behind.
                 Progress::Send(bytes) if self.out[NEXT].is_empty() => self.out[NEXT] = bytes,
                 Progress::Send(bytes) => self.out[NEXT].extend_from_slice(&bytes),
@@ -86,7 +93,15 @@ impl AmqpSession {
             }
             Ok(Method::Unblocked) => Ok(()),
             Ok(Method::Blocked) => Err(Abort::Pinned(AmqpPin::Blocked)),
-            _ => Err(Abort::Refused),
+            Ok(Method::Close { code, text } | Method::ChannelClose { code, text }) => {
+                let text = String::from_utf8_lossy(text);
+                self.refusal = Some(format!("the endpoint refused a channel: {code} {text}").into());
+                Err(Abort::Refused)
+            }
+            other => {
+                self.refusal = Some(format!("the endpoint sent {other:?} amid the preparation").into());
+                Err(Abort::Refused)
+            }
         }
     }
 
