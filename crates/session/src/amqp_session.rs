@@ -327,7 +327,8 @@ impl AmqpSession {
     /// `deadline` it is closed as it stands (`close`), or it stays and the shed is given up with `Aborted`.
     ///
     /// # Errors
-    /// [`AmqpPin::Ending`] or [`AmqpPin::Moving`]: an end, a switch or a shed is under way. A migration before its switch gives way.
+    /// [`AmqpPin::Ending`] or [`AmqpPin::Moving`]: an end or a shed is under way. A migration before its switch gives way; one behind
+    /// it, and the way back from one, come first.
     pub fn begin_shed(
         &mut self,
         now: Time,
@@ -338,13 +339,10 @@ impl AmqpSession {
         if self.mover.as_deref().is_some_and(|m| m.goal == Goal::Migrate && m.phase.is_before_switch()) {
             self.abort(now, settings, Abort::Pinned(AmqpPin::Moving));
         }
-        let rolling = |mover: &Mover| matches!(mover.phase, Phase::RollingBack(_));
-        if self.mover.as_deref().is_some_and(rolling) {
-            // Its consumers are about to be started again; the shed comes when it is asked for the next time, or now.
-            if !close || deadline > now {
-                return Err(AmqpPin::Moving);
-            }
-            self.mover = None;
+        if let Some(mover) = self.mover.as_deref_mut().filter(|m| !matches!(m.goal, Goal::Shed { .. })) {
+            // Consumers are being started: first that is brought to its end.
+            mover.then_shed = Some((deadline, close));
+            return Ok(());
         }
         self.may_move()?;
         self.begin_fence(now, settings, Goal::Shed { deadline, close });

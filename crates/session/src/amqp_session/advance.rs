@@ -38,7 +38,7 @@ impl AmqpSession {
                 Phase::Resting(until) if until <= now => self.reach_goal(now, settings),
                 Phase::Resting(_) => {}
                 Phase::Replaying => self.when_replayed(now, settings),
-                Phase::RollingBack(reason) => self.when_rolled_back(reason),
+                Phase::RollingBack(reason) => self.when_rolled_back(now, settings, reason),
             }
             if self.mover.as_deref().is_none_or(|mover| mover.phase == phase) {
                 break;
@@ -242,6 +242,7 @@ impl AmqpSession {
         let freeze = mover.frozen.map_or(Duration::ZERO, |since| now.since(since));
         self.events.push_back(AmqpEvent::Migrated { freeze, replaced: mover.goal == Goal::Replace });
         self.find_pin(settings);
+        self.shed_then(now, settings, &mover);
     }
 
     // ---- giving up
@@ -269,7 +270,7 @@ impl AmqpSession {
     }
 
     /// Starts the consumers again that were cancelled, once all cancellations are answered.
-    fn when_rolled_back(&mut self, reason: Abort) {
+    fn when_rolled_back(&mut self, now: Time, settings: &AmqpSettings, reason: Abort) {
         let waits = |consumer: &Consumer| matches!(consumer.at, Subscription::Cancelling { leave: false });
         if self.channels.iter().flat_map(|channel| &channel.consumers).any(waits) {
             return;
@@ -281,8 +282,16 @@ impl AmqpSession {
         if self.has_pending(By::Gateway) {
             return;
         }
-        self.mover = None;
+        let Some(mover) = self.mover.take() else { return };
         self.events.push_back(AmqpEvent::Aborted { reason, rolled_back: true });
+        self.shed_then(now, settings, &mover);
+    }
+
+    /// A move is over during which a shed was asked for.
+    fn shed_then(&mut self, now: Time, settings: &AmqpSettings, over: &Mover) {
+        if let Some((deadline, close)) = over.then_shed {
+            self.begin_fence(now, settings, Goal::Shed { deadline, close });
+        }
     }
 
     /// The acks that were held back go on.

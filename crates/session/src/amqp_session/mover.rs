@@ -93,6 +93,8 @@ pub(crate) struct Mover {
     pub frozen: Option<Time>,
     /// When frozen peers get a heartbeat.
     pub heartbeat: Option<Time>,
+    /// A shed that begins when this is over: by when, and whether it closes then.
+    pub then_shed: Option<(Time, bool)>,
     /// Channels that the new endpoint has refused a consumer on, and when to try again.
     pub retries: Vec<(u16, Time)>,
     /// The last channel on which a consumer was refused.
@@ -113,6 +115,7 @@ impl Mover {
             held: Vec::new(),
             frozen: None,
             heartbeat: None,
+            then_shed: None,
             retries: Vec::new(),
             refused: None,
             extensions: 0,

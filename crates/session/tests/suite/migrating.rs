@@ -393,6 +393,21 @@ fn a_shed_waits_for_acks_and_confirms_and_closes_with_320() {
 }
 
 #[test]
+fn a_shed_that_comes_amid_a_rollback_follows_it() {
+    let mut rig = saturated();
+    rig.wait(Duration::from_secs(1));
+    assert_eq!(rig.session.phase(), "rolling_back", "the endpoint owes a cancel-ok");
+    let deadline = rig.now + Duration::from_secs(30);
+    rig.session.begin_shed(rig.now, &rig.settings, deadline, true).expect("it waits");
+    rig.endpoint.clear();
+    rig.endpoint_says(&cancel_ok(1));
+    rig.endpoint_says(&consume_ok(1));
+    assert!(rig.told.contains(&Told::Aborted(Abort::Request, true)));
+    let expected = [MethodId::BASIC_CONSUME, MethodId::BASIC_CANCEL].map(|id| (1, id));
+    assert_eq!(methods(&rig.endpoint), expected);
+}
+
+#[test]
 fn a_malformed_frame_of_the_client_gets_the_code_of_the_specification() {
     for (bytes, code) in [
         (vec![1, 0, 1, 0xFF, 0, 0, 0], 501),
