@@ -43,7 +43,8 @@ pub struct Amqp {
     pub when_pinned: WhenPinned,
     /// What is taken for granted of queues that a client consumes from and has not declared itself.
     pub foreign_queues: ForeignQueues,
-    /// From the dial to the last channel opened at the next endpoint.
+    /// Longest wait for each step of an endpoint's handshake; in a migration, from the dial to the last channel opened at the
+    /// next endpoint.
     #[serde(with = "units::duration")]
     pub prepare_timeout: Duration,
     /// How long acks are held back so that a consumer's prefetch fills up.

@@ -13,10 +13,17 @@ thread_local! {
 
 /// Lends the thread's read buffer: [`HEADROOM`] + [`CHUNK_BYTES`] long.
 pub fn with<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
+    with_bytes(HEADROOM + CHUNK_BYTES, f)
+}
+
+/// Lends the thread's read buffer, `bytes` of it.
+pub fn with_bytes<R>(bytes: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
     // Taken out while lent, so that a nested call gets one of its own instead of a panic.
     let mut buffer = BUFFER.take();
-    buffer.resize(HEADROOM + CHUNK_BYTES, 0);
-    let result = f(&mut buffer);
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
+    }
+    let result = f(&mut buffer[..bytes]);
     BUFFER.set(buffer);
     result
 }
@@ -32,7 +39,7 @@ struct Inner {
     /// Scanned, to be written; the first `written` bytes already are.
     out: Vec<u8>,
     written: usize,
-    /// Not scanned: an incomplete header or control frame, at most [`ws::CONTROL_FRAME_BYTES_MAX`] bytes.
+    /// Not scanned. Over WebSocket an incomplete header or control frame: at most [`ws::CONTROL_FRAME_BYTES_MAX`] bytes.
     held: Vec<u8>,
 }
 

@@ -34,7 +34,9 @@ pub async fn run(shared: &Shared, workers: &[Arc<Worker>], drain_time: Duration)
         if now >= end {
             moving.iter().for_each(|slot| hasten(slot, "shutdown"));
         }
-        if shared.admission.total() == 0 || now >= give_up {
+        // An endpoint may still be busy with what a session has left there.
+        let retired: usize = shared.pools().iter().map(|pool| pool.gauges.retired_in_all()).sum();
+        if shared.admission.total() + retired == 0 || now >= give_up {
             return shared.admission.total();
         }
         let steps = end.since(now).as_millis() / STEP.as_millis() + 1;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use ws::{RequestHead, ResponseHead};
 
 use crate::admission::{Admitted, Permit, Refusal};
+use crate::amqp;
 use crate::forwarded::{Forwarded, Peer, canonical, path_of};
 use crate::http;
 use crate::io::{Io, Rewound};
@@ -30,7 +31,7 @@ use crate::worker::{Accepted, LoadGuard, Worker};
 /// Bytes that a client may send behind its upgrade request before it is answered.
 const EARLY_BYTES_MAX: usize = 4096;
 /// How often a connection that has sent no whole head looks whether the gateway is on its way out.
-const DRAIN_LOOK: Duration = Duration::from_millis(250);
+pub const DRAIN_LOOK: Duration = Duration::from_millis(250);
 
 /// A downstream connection before it is anything in particular.
 pub struct Guest {
@@ -75,7 +76,14 @@ pub async fn serve(shared: Arc<Shared>, worker: Arc<Worker>, accepted: Accepted)
             }
         }
     };
-    first_request(guest, runtime, io).await;
+    if !guest.shared.speaks_amqp[listener.index] {
+        return first_request(guest, runtime, io).await;
+    }
+    match runtime.amqp.get(listener.index).cloned().flatten() {
+        Some(routes) => amqp::serve(guest, runtime, routes, io).await,
+        // The configuration no longer names this listener: there is nowhere to go, and no way to say so.
+        None => telemetry::rejected("no_route"),
+    }
 }
 
 fn tls_failed(peer: &Peer, error: &str) {

@@ -11,6 +11,7 @@ use model::{EndpointId, PoolName, Snapshot, Time};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::amqp::probe;
 use crate::clock::Clock;
 use crate::descriptors::{self, TooFew};
 use crate::listen::{Acceptor, Handle};
@@ -126,7 +127,8 @@ impl Gateway {
         let mut certificates = Vec::new();
         for listener in &config.listeners {
             let address = listener.address;
-            let certificate = listener.tls.clone().map(Certificate::load).transpose();
+            let certificate =
+                listener.tls.clone().map(|tls| Certificate::load(tls, listener.protocol)).transpose();
             certificates.push(certificate.map_err(|error| StartError::Tls { address, error })?.map(Arc::new));
             sockets.push(
                 listen::bind(listener, config.limits.write_stall_timeout)
@@ -145,6 +147,7 @@ impl Gateway {
         let mut rebalance = Rebalance::new(shared.clone(), workers.clone(), snapshots);
         rebalance.take_endpoints();
         tokio::spawn(rebalance.run());
+        tokio::spawn(probe::run(shared.clone()));
         let handles = Arc::new(handles);
         let acceptors = sockets
             .into_iter()

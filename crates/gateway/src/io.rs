@@ -25,14 +25,18 @@ impl Io {
         matches!(self, Self::Tls(_))
     }
 
-    /// True when bytes have arrived that were not read yet. A system call.
-    pub fn has_unread(&self) -> bool {
-        let socket = match self {
+    /// The socket itself.
+    pub fn socket(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
-        };
+        }
+    }
+
+    /// True when bytes have arrived that were not read yet. A system call.
+    pub fn has_unread(&self) -> bool {
         let mut byte = [0; 1];
-        recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0)
+        recv(self.socket(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0)
     }
 }
 

@@ -4,6 +4,7 @@
 //! channel of snapshots, from whoever finds them.
 
 mod admission;
+mod amqp;
 mod buffer;
 mod census;
 mod clock;
@@ -17,7 +18,7 @@ mod http;
 mod io;
 mod listen;
 mod pool;
-pub mod proxy_protocol;
+mod proxy_protocol;
 mod rebalance;
 mod rehearse;
 mod relay;

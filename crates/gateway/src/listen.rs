@@ -134,7 +134,11 @@ fn place(
     };
     let admitted = match shared.admission.admit(canonical(peer.ip()), max, per_client) {
         Ok(admitted) => admitted,
-        Err(refusal) => return turn_away(stream, shared.certificates[listener.index].is_some(), refusal),
+        Err(refusal) => {
+            // Neither over TLS nor before an AMQP handshake is there a way to say why.
+            let is_mute = shared.certificates[listener.index].is_some() || shared.speaks_amqp[listener.index];
+            return turn_away(stream, is_mute, refusal);
+        }
     };
     let Some((_, tx)) = workers.iter().min_by_key(|(worker, tx)| worker.load() + queued(tx)) else { return };
     if tx.blocking_send(Accepted { stream, peer, listener, admitted }).is_err() {
@@ -147,9 +151,9 @@ fn queued(tx: &mpsc::Sender<Accepted>) -> usize {
 }
 
 /// Tells a client that it can not be taken. What does not fit in its empty socket buffer is not worth waiting for.
-fn turn_away(stream: std::net::TcpStream, tls: bool, refusal: Refusal) {
+fn turn_away(stream: std::net::TcpStream, is_mute: bool, refusal: Refusal) {
     let reply = refused(refusal);
-    if !tls {
+    if !is_mute {
         use std::io::Write;
         let mut stream = &stream;
         stream.write_all(&reply.to_bytes()).ok();

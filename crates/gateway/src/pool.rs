@@ -12,8 +12,11 @@ use arc_swap::ArcSwap;
 use balance::{ClientKey, Limits, MoveReason, Opened, Planner, Purpose, Refusal, Request, Visitor};
 use config::{Amqp, Config, Key, Protocol, WhenPinned};
 use model::{EndpointId, PoolName, Time};
-use session::{Fallback, MigrateSpec, Notice, Order, Settings, ShedSpec};
+use session::{
+    AmqpSettings, Fallback, ForeignQueues, MessageOrder, MigrateSpec, Notice, Order, Settings, ShedSpec,
+};
 
+use crate::amqp::Known;
 use crate::clock::Clock;
 use crate::telemetry::PoolMetrics;
 
@@ -26,6 +29,8 @@ pub struct Pool {
     pub gauges: Gauges,
     /// Metrics of its sessions.
     pub metrics: PoolMetrics,
+    /// What its endpoints have told of themselves over AMQP.
+    pub known: Known,
     clock: Clock,
     planner: Mutex<Planner>,
     policy: ArcSwap<Policy>,
@@ -50,7 +55,6 @@ pub struct RetiredCount {
 
 impl RetiredCount {
     /// Counts a connection to `endpoint` of `pool`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP relay holds one for each retiree"))]
     pub fn new(pool: &Arc<Pool>, endpoint: EndpointId) -> Self {
         *pool.gauges.retirees().entry(endpoint.clone()).or_default() += 1;
         Self { pool: pool.clone(), endpoint }
@@ -109,7 +113,12 @@ impl Gauges {
         self.pins().clone()
     }
 
-    /// Connections to `endpoint` that their sessions have left, and that are not closed yet.
+    /// Connections that their sessions have left, and that are not closed yet.
+    pub fn retired_in_all(&self) -> usize {
+        self.retirees().values().sum()
+    }
+
+    /// Those of them to `endpoint`.
     pub fn retired(&self, endpoint: &EndpointId) -> usize {
         self.retirees().get(endpoint).copied().unwrap_or(0)
     }
@@ -151,6 +160,8 @@ pub struct Policy {
     close: config::Close,
     /// Present: the endpoints speak AMQP.
     pub amqp: Option<Amqp>,
+    /// For the state machines of AMQP sessions.
+    pub amqp_session: Arc<AmqpSettings>,
 }
 
 /// `CONNECTION_FORCED`: an operator closed the connection. Clients that recover do so after it.
@@ -193,7 +204,13 @@ impl Policy {
                 Protocol::Http => None,
                 Protocol::Amqp => Some(pool.amqp.clone().unwrap_or_default()),
             },
+            amqp_session: Arc::new(amqp_settings(&pool.amqp.clone().unwrap_or_default())),
         }
+    }
+
+    /// Endpoints are told the client's address.
+    pub fn proxy_protocol(&self) -> bool {
+        self.amqp.as_ref().is_some_and(|amqp| amqp.proxy_protocol)
     }
 
     /// A rebalance closes sessions that can not migrate.
@@ -263,6 +280,29 @@ impl Policy {
     }
 }
 
+/// What the sessions of a pool go by.
+fn amqp_settings(amqp: &Amqp) -> AmqpSettings {
+    AmqpSettings {
+        seamless: amqp.seamless,
+        order: match amqp.order {
+            config::MessageOrder::Strict => MessageOrder::Strict,
+            config::MessageOrder::Relaxed => MessageOrder::Relaxed,
+        },
+        foreign_queues: match amqp.foreign_queues {
+            config::ForeignQueues::Pin => ForeignQueues::Pin,
+            config::ForeignQueues::AssumePersistent => ForeignQueues::AssumePersistent,
+        },
+        prepare_timeout: amqp.prepare_timeout,
+        saturate_timeout: amqp.saturate_timeout,
+        settle_timeout: amqp.settle_timeout,
+        flush_timeout: amqp.flush_timeout,
+        replay_timeout: amqp.replay_timeout,
+        linger: amqp.linger,
+        linger_max: amqp.linger_max,
+        close_timeout: amqp.close_timeout,
+    }
+}
+
 /// The notice's frame with its variables filled in.
 fn compile_notice(notice: &config::Notice, grace: Duration, reason: &str) -> Notice {
     let frame = match (&notice.text, &notice.binary) {
@@ -302,6 +342,7 @@ impl Pool {
             metrics: PoolMetrics::new(&name),
             name,
             gauges: Gauges::default(),
+            known: Known::default(),
             clock,
             planner: Mutex::new(planner),
             policy: ArcSwap::from_pointee(policy),

@@ -67,8 +67,9 @@ impl Rebalance {
         let now = self.shared.clock.now();
         for pool in self.shared.pools() {
             let endpoints: &[Endpoint] = snapshot.pools.get(&pool.name).map_or(&[], Vec::as_slice);
+            let endpoints = pool.known.judge(endpoints);
             let status = pool.plan(|planner| {
-                planner.handle_endpoints(now, endpoints);
+                planner.handle_endpoints(now, &endpoints);
                 planner.status(now)
             });
             // One that is back drains anew if it ever does, and has a new deadline then.

@@ -27,6 +27,8 @@ pub struct Shared {
     pub runtime: ArcSwap<Runtime>,
     /// By place of the listener; `None` for plain ones.
     pub certificates: Vec<Option<Arc<Certificate>>>,
+    /// By place of the listener: it speaks AMQP, whatever the configuration says by now.
+    pub speaks_amqp: Vec<bool>,
     pools: Mutex<BTreeMap<PoolName, Arc<Pool>>>,
     draining: AtomicBool,
     planner_waker: Notify,
@@ -43,7 +45,7 @@ pub struct Runtime {
     pub routes: Vec<RouteRuntime>,
     /// By place of the listener, as it was when the gateway started: what an AMQP listener knows. `None` for the others, and
     /// for one that the configuration no longer names.
-    pub amqp: Vec<Option<AmqpRoutes>>,
+    pub amqp: Vec<Option<Arc<AmqpRoutes>>>,
     /// `limits.connections_max`, or what the descriptors allow.
     pub connections_max: usize,
 }
@@ -65,12 +67,12 @@ pub struct RouteRuntime {
 #[derive(Debug)]
 pub struct AmqpRoutes {
     /// Finds the route of a connection.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP front asks it"))]
     pub router: AmqpRouter,
     /// By place of the route.
     pub routes: Vec<RouteRuntime>,
     address: SocketAddr,
-    config: Vec<AmqpRoute>,
+    /// As they are written.
+    pub config: Vec<AmqpRoute>,
 }
 
 impl Shared {
@@ -82,8 +84,11 @@ impl Shared {
         connections_max: usize,
     ) -> Arc<Self> {
         let mut pools = BTreeMap::new();
+        let speaks_amqp =
+            config.listeners.iter().map(|listener| listener.protocol == Protocol::Amqp).collect();
         let runtime = compile(clock, &mut pools, None, config, connections_max);
         Arc::new(Self {
+            speaks_amqp,
             clock,
             admission: Arc::default(),
             runtime: ArcSwap::from_pointee(runtime),
@@ -167,22 +172,22 @@ fn compile_amqp(
     pools: &BTreeMap<PoolName, Arc<Pool>>,
     old: Option<&Runtime>,
     config: &Config,
-) -> Vec<Option<AmqpRoutes>> {
+) -> Vec<Option<Arc<AmqpRoutes>>> {
     let speaks_amqp = |listener: &&Listener| listener.protocol == Protocol::Amqp;
     let Some(old) = old else {
         return config
             .listeners
             .iter()
-            .map(|listener| Some(listener).filter(speaks_amqp).map(|l| amqp_routes(pools, None, l)))
+            .map(|listener| Some(listener).filter(speaks_amqp).map(|l| Arc::new(amqp_routes(pools, None, l))))
             .collect();
     };
-    let again = |(place, known): (usize, &Option<AmqpRoutes>)| {
+    let again = |(place, known): (usize, &Option<Arc<AmqpRoutes>>)| {
         let known = known.as_ref()?;
         let same = |listener: &&Listener| speaks_amqp(listener) && listener.address == known.address;
         // Several may have the same address with port 0: then the place tells.
         let listener =
             config.listeners.get(place).filter(same).or_else(|| config.listeners.iter().find(same));
-        listener.map(|listener| amqp_routes(pools, Some(known), listener))
+        listener.map(|listener| Arc::new(amqp_routes(pools, Some(known), listener)))
     };
     old.amqp.iter().enumerate().map(again).collect()
 }
@@ -234,7 +239,7 @@ mod tests {
     /// The pools to which each listener's routes lead, for user `u` and vhost `/`.
     fn found(shared: &Shared) -> Vec<Option<String>> {
         let runtime = shared.runtime.load();
-        let find = |amqp: &AmqpRoutes| {
+        let find = |amqp: &Arc<AmqpRoutes>| {
             let place = amqp.router.find(Some(b"u"), b"/")?;
             Some(amqp.routes[place].pool.name.to_string())
         };

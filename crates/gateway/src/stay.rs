@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use balance::Ended;
 use model::Time;
@@ -83,6 +84,8 @@ struct Detail {
     aborts: u32,
     /// Endpoints that it has left.
     migrations: u32,
+    /// How long its client was not read for that.
+    frozen: Duration,
 }
 
 impl Stay {
@@ -107,6 +110,7 @@ impl Stay {
             pin: None,
             aborts: 0,
             migrations: 0,
+            frozen: Duration::ZERO,
         });
         Self { slot, worker, key, bytes: [0; 2], detail }
     }
@@ -148,7 +152,6 @@ impl Stay {
 
     /// The session can not be moved for `reason` until it says otherwise. What passes by itself soon (a reply that is
     /// awaited, an ack) is no pin: it is found when a migration is tried.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP relay calls it"))]
     pub fn pin(&mut self, reason: &'static str) {
         if self.detail.pin.as_ref().is_some_and(|pin| pin.reason == reason) {
             return;
@@ -158,7 +161,6 @@ impl Stay {
     }
 
     /// The session may be moved again.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP relay calls it"))]
     pub fn unpin(&mut self) {
         if self.detail.pin.take().is_some() {
             self.slot.unpin();
@@ -184,8 +186,7 @@ impl Stay {
     /// The session goes on at the endpoint of `ticket`: call it once nothing can bring it back to where it was, and never
     /// after [`Self::leaving`]. It has another slot from now on, which wakes the same task. A command that the old one
     /// still holds is dropped: it was about the old endpoint, and who still wants it finds the new slot.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the AMQP relay calls it"))]
-    pub fn migrated(&mut self, ticket: Ticket) {
+    pub fn migrated(&mut self, ticket: Ticket, frozen: Duration) {
         let old = self.slot.clone();
         let waker = old.detach();
         let was_moving = || old.end() == Standing::Moving;
@@ -204,6 +205,7 @@ impl Stay {
         self.slot = new;
         self.detail.aborts = 0;
         self.detail.migrations += 1;
+        self.detail.frozen += frozen;
     }
 
     /// The session has begun to end. One that is being moved may have its client back before its streams are done,
@@ -297,6 +299,7 @@ impl Stay {
             cut = self.detail.cut.map(telemetry::cut_reason),
             moved,
             migrations = self.detail.migrations,
+            frozen_ms = self.detail.frozen.as_millis() as u64,
             close_code = outcome.code,
             "session ended"
         );
@@ -351,7 +354,7 @@ mod tests {
         assert!(begin_move(&old));
         let ticket = next(&stay);
         assert_eq!(sums(&pool), (1, 1, 1));
-        stay.migrated(ticket);
+        stay.migrated(ticket, Duration::ZERO);
         assert_eq!(sums(&pool), (1, 0, 0));
         let new = stay.slot.clone();
         assert_ne!(new.endpoint, old.endpoint);
@@ -364,7 +367,7 @@ mod tests {
         assert!(new.detach().is_some(), "the same task is woken");
         // Without an order, because its endpoint failed.
         let ticket = next(&stay);
-        stay.migrated(ticket);
+        stay.migrated(ticket, Duration::ZERO);
         let moves = status(&pool).moves;
         assert_eq!((moves.began, moves.migrated), (1, 1));
         stay.ended(clock.now(), &outcome(Initiator::Client));
@@ -408,7 +411,7 @@ mod tests {
         assert_eq!(pool.gauges.pinned(), [("exclusive_queue", 1)].into());
         stay.pin("stream");
         assert_eq!(pool.gauges.pinned(), [("exclusive_queue", 0), ("stream", 1)].into());
-        stay.migrated(next(&stay));
+        stay.migrated(next(&stay), Duration::ZERO);
         assert_eq!(stay.slot.standing(), Standing::Pinned);
         stay.unpin();
         assert_eq!((stay.slot.standing(), pool.gauges.pinned()["stream"]), (Standing::Open, 0));
@@ -428,7 +431,7 @@ mod tests {
         let (to, retired) = (ticket.endpoint.clone(), RetiredCount::new(&pool, from.clone()));
         let left = |endpoint: &EndpointId| pool.left(clock.now(), endpoint);
         assert_eq!((left(&from), left(&to)), (2, 1));
-        stay.migrated(ticket);
+        stay.migrated(ticket, Duration::ZERO);
         assert_eq!((left(&from), left(&to)), (1, 1));
         drop(retired);
         assert_eq!((left(&from), left(&"nobody".into())), (0, 0));
@@ -479,7 +482,7 @@ mod tests {
                 let ticket = next(&stay);
                 match (stay.slot.take_command(), round % 3) {
                     (Some(Command::Migrate(spec)), 0) => stay.aborted(clock.now(), &spec),
-                    _ => stay.migrated(ticket),
+                    _ => stay.migrated(ticket, Duration::ZERO),
                 }
             }
             done.store(true, Relaxed);

@@ -16,7 +16,7 @@ use session::{Initiator, Leg};
 use crate::slot::CutReason;
 
 /// Help texts, as they stand above each metric: what docs/metrics.md says in a line.
-const COUNTERS: [(&str, &str); 24] = [
+const COUNTERS: [(&str, &str); 25] = [
     ("evenkeel_accepted_connections_total", "Sockets accepted"),
     ("evenkeel_rejected_total", "Connections and requests answered by the gateway itself, by reason"),
     ("evenkeel_bytes_total", "Bytes relayed in tunnels"),
@@ -40,6 +40,7 @@ const COUNTERS: [(&str, &str); 24] = [
     ("evenkeel_refused_sessions_total", "Upgrade requests that were given none, by reason"),
     ("evenkeel_migrations_total", "Migrations that were tried, by what became of them"),
     ("evenkeel_migration_aborts_total", "Migrations that were given up before the switch, by reason"),
+    ("evenkeel_probe_failures_total", "Probes that an AMQP endpoint did not answer"),
     ("evenkeel_upstream_replaced_total", "Sessions whose endpoint failed, by what became of them"),
 ];
 const GAUGES: [(&str, &str); 12] = [
@@ -218,9 +219,13 @@ pub fn moves_began(pool: &PoolName, reason: &'static str, count: u64) {
     }
 }
 
+/// An endpoint has not answered a probe.
+pub fn probe_failed(pool: &PoolName) {
+    counter!("evenkeel_probe_failures_total", "pool" => pool.to_string()).increment(1);
+}
+
 /// What became of a migration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(dead_code, reason = "the AMQP relay feeds it")]
 pub enum Migration {
     /// The session goes on at another endpoint.
     Switched,
@@ -244,26 +249,22 @@ impl Migration {
 }
 
 /// A migration is over.
-#[expect(dead_code, reason = "the AMQP relay feeds it")]
 pub fn migration(pool: &PoolName, outcome: Migration) {
     counter!("evenkeel_migrations_total", "pool" => pool.to_string(), "outcome" => outcome.as_str())
         .increment(1);
 }
 
 /// A migration was given up before the switch. `reason` is one of a fixed set.
-#[expect(dead_code, reason = "the AMQP relay feeds it")]
 pub fn migration_aborted(pool: &PoolName, reason: &'static str) {
     counter!("evenkeel_migration_aborts_total", "pool" => pool.to_string(), "reason" => reason).increment(1);
 }
 
 /// A client was not read for so long while its session was switched over.
-#[expect(dead_code, reason = "the AMQP relay feeds it")]
 pub fn migration_freeze(pool: &PoolName, took: Duration) {
     histogram!("evenkeel_migration_freeze_seconds", "pool" => pool.to_string()).record(took.as_secs_f64());
 }
 
 /// The endpoint of a session failed. `is_silent`: another has taken it over, and the client does not know.
-#[expect(dead_code, reason = "the AMQP relay feeds it")]
 pub fn upstream_replaced(pool: &PoolName, is_silent: bool) {
     let outcome = if is_silent { "replaced" } else { "closed" };
     counter!("evenkeel_upstream_replaced_total", "pool" => pool.to_string(), "outcome" => outcome)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use config::Protocol;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -39,6 +40,7 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Certificate {
     files: config::Tls,
+    protocol: Protocol,
     current: ArcSwap<Loaded>,
     /// The fault that was told last: it is looked for every second, and told once.
     told: Mutex<Option<String>>,
@@ -51,13 +53,13 @@ struct Loaded {
 }
 
 impl Certificate {
-    /// Reads the files.
+    /// Reads the files of a listener that speaks `protocol`.
     ///
     /// # Errors
     /// When a file can not be read, or both do not make a certificate.
-    pub fn load(files: config::Tls) -> Result<Self, TlsError> {
-        let loaded = load(&files, read(&files)?)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(loaded), told: Mutex::default() })
+    pub fn load(files: config::Tls, protocol: Protocol) -> Result<Self, TlsError> {
+        let loaded = load(&files, protocol, read(&files)?)?;
+        Ok(Self { files, protocol, current: ArcSwap::from_pointee(loaded), told: Mutex::default() })
     }
 
     /// Reads the files again. `Ok(true)`: they had changed, and new connections get the new certificate.
@@ -80,7 +82,7 @@ impl Certificate {
         if contents == self.current.load().contents {
             return Ok(false);
         }
-        self.current.store(Arc::new(load(&self.files, contents)?));
+        self.current.store(Arc::new(load(&self.files, self.protocol, contents)?));
         Ok(true)
     }
 
@@ -97,7 +99,7 @@ fn read(files: &config::Tls) -> Result<[Vec<u8>; 2], TlsError> {
     Ok([get(&files.certificate, "certificates")?, get(&files.key, "a private key")?])
 }
 
-fn load(files: &config::Tls, contents: [Vec<u8>; 2]) -> Result<Loaded, TlsError> {
+fn load(files: &config::Tls, protocol: Protocol, contents: [Vec<u8>; 2]) -> Result<Loaded, TlsError> {
     let bad =
         |path: &PathBuf, error: String, expected| TlsError::File { path: path.clone(), error, expected };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&contents[0])
@@ -116,7 +118,10 @@ fn load(files: &config::Tls, contents: [Vec<u8>; 2]) -> Result<Loaded, TlsError>
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(pair)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // There is no name for AMQP 0-9-1 to agree on: whatever a client offers, nothing is chosen.
+    if protocol == Protocol::Http {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
     config.send_tls13_tickets = TLS13_TICKETS;
     Ok(Loaded { config: Arc::new(config), contents })
 }
