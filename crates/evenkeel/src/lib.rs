@@ -9,6 +9,7 @@ mod control;
 mod logging;
 mod operate;
 mod render;
+mod secrecy;
 mod serve;
 mod tables;
 mod wait;

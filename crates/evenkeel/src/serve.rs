@@ -13,8 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::Controlled;
-use crate::logging;
 use crate::watch_config::Watched;
+use crate::{logging, secrecy};
 
 /// How often files are looked at for changes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -52,6 +52,7 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
     let admin_address = admin.address()?;
     let token = config.admin.token_file.as_deref().map(|file| TokenFile::open(file, Instant::now()));
     let token = token.transpose().context("admin.token_file")?;
+    secrecy::keep_logins_out_of_dumps(&config);
     let gateway = Arc::new(Gateway::start(config, snapshots)?);
     let controlled = Controlled { gateway: gateway.clone(), metrics: metrics.clone() };
     let serving = tokio::spawn(admin.serve(Arc::new(controlled), token));
@@ -98,6 +99,7 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
 
 fn reload(watched: &mut Watched, gateway: &Gateway, config_tx: &watch::Sender<Arc<config::Config>>) {
     let Some(config) = watched.reload() else { return };
+    secrecy::keep_logins_out_of_dumps(&config);
     match gateway.reconfigure(config.clone()) {
         Ok(()) => {
             config_tx.send_replace(config);

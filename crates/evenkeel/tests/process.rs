@@ -264,3 +264,23 @@ fn exit_codes_tell_usage_from_what_the_system_refuses() {
         assert!(err.contains(why), "{err}");
     }
 }
+
+#[test]
+fn a_process_that_keeps_logins_makes_no_core_dump() {
+    let listeners = |pool: &str| {
+        format!(
+            "listeners:\n- address: 127.0.0.1:0\n  protocol: amqp\n  routes:\n  - pool: rabbit\nadmin:\n  address: 127.0.0.1:0\n\
+             pools:\n  rabbit:\n    endpoints: []\n    amqp:\n      {pool}\n"
+        )
+    };
+    let core_of = |keys: &str| {
+        let process = Process::start(&listeners(keys));
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).expect("it runs");
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("Linux tells");
+        line.split_whitespace().skip(4).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let ours = rustix::process::getrlimit(rustix::process::Resource::Core);
+    let shown = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+    assert_eq!(core_of("seamless: true"), ["0", "0"]);
+    assert_eq!(core_of("seamless: false"), [shown(ours.current), shown(ours.maximum)]);
+}

@@ -52,6 +52,11 @@ impl Process {
         write(&self.folder.path().join("evenkeel.yaml"), config);
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
