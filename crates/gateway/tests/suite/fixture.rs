@@ -13,6 +13,7 @@ use gateway::{Gateway, Status};
 use model::{Endpoint as Known, EndpointId, EndpointState, PoolName, Snapshot, Weight};
 use tokio::sync::{oneshot, watch};
 
+use crate::support::amqp;
 use crate::support::http::UPGRADE;
 use crate::support::{Endpoint, Wire, eventually, wait_until};
 
@@ -43,6 +44,18 @@ impl Setup {
         }
     }
 
+    /// One AMQP listener with one route, and one pool with these keys in its `amqp` part. Unless they say otherwise, nobody
+    /// probes, and a former connection is closed at once.
+    pub fn amqp(keys: &str) -> Self {
+        let setup =
+            Self::new().listeners("- {address: 127.0.0.1:0, protocol: amqp, routes: [{pool: chat}]}\n");
+        let defaults = ["probe: {interval: 0s}", "linger: 0s", "close_timeout: 500ms"];
+        let defaults = defaults.iter().filter(|line| !keys.contains(line.split(':').next().expect("a key")));
+        let keys: Vec<_> =
+            defaults.copied().chain([keys].into_iter().filter(|keys| !keys.is_empty())).collect();
+        setup.routes("").pool(&format!("amqp: {{{}}}", keys.join(", ")))
+    }
+
     /// Other listeners, as YAML list items.
     pub fn listeners(mut self, yaml: &str) -> Self {
         self.listeners = yaml.to_owned();
@@ -67,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// One more pool with these keys, one a line.
+    pub fn more_pool_with(mut self, name: &str, yaml: &str) -> Self {
+        self.more_pools += &format!("  {name}:\n    endpoints: []\n{}", indented(yaml, "    "));
+        self
+    }
+
     /// Keys of the limits, one a line; they win over the short defaults of these tests.
     pub fn limits(mut self, yaml: &str) -> Self {
         self.limits += &indented(yaml, "  ");
@@ -88,8 +107,9 @@ impl Setup {
             .filter(|line| !limits.contains(line.split(':').next().expect("a key")))
             .map(|line| format!("  {line}\n"))
             .collect();
+        let routes = if routes.is_empty() { String::new() } else { format!("routes:\n{routes}") };
         let text = format!(
-            "listeners:\n{listeners}routes:\n{routes}pools:\n  {POOL}:\n    endpoints: []\n{pool}{more_pools}\
+            "listeners:\n{listeners}{routes}pools:\n  {POOL}:\n    endpoints: []\n{pool}{more_pools}\
              limits:\n{short}{limits}workers: 2\n{rest}"
         );
         let checked = config::parse(&text, std::path::Path::new("/"));
@@ -153,6 +173,30 @@ impl Fixture {
         Wire::connect(self.address())
     }
 
+    /// An AMQP session of user `u` with password `p` at `/`: client, endpoint.
+    pub fn open_amqp(&self, endpoint: &Endpoint) -> (Wire, Wire) {
+        self.open_amqp_on(self.connect(), endpoint)
+    }
+
+    /// The same on a connection that is there.
+    pub fn open_amqp_on(&self, mut client: Wire, endpoint: &Endpoint) -> (Wire, Wire) {
+        client.send(amqp::HEADER);
+        let mut broker = endpoint.accept();
+        broker.expect(amqp::HEADER);
+        broker.send(amqp::start("c1"));
+        client.expect(amqp::start("c1"));
+        client.send(amqp::start_ok("u", "p"));
+        broker.expect(amqp::start_ok("u", "p"));
+        broker.send(amqp::tune(2047, 131_072));
+        client.expect(amqp::tune(2047, 131_072));
+        client.send([amqp::tune_ok(2047, 131_072), amqp::open("/")].concat());
+        broker.expect(amqp::tune_ok(2047, 131_072));
+        broker.expect(amqp::open("/"));
+        broker.send(amqp::open_ok());
+        client.expect(amqp::open_ok());
+        (client, broker)
+    }
+
     /// A session: client, endpoint.
     pub fn open(&self, endpoint: &Endpoint) -> (Wire, Wire) {
         let mut client = self.connect();
@@ -171,6 +215,11 @@ impl Fixture {
     /// What it says of the pool.
     pub fn pool(&self) -> balance::PoolStatus {
         self.status().pools[&PoolName::from(POOL)].planner.clone()
+    }
+
+    /// Sessions of the pool that are pinned for `reason`. `None`: none ever was.
+    pub fn pinned(&self, reason: &str) -> Option<usize> {
+        self.status().pools[&PoolName::from(POOL)].pinned.get(reason).copied()
     }
 
     /// Sessions of the pool by endpoint, in the order of `addresses`.

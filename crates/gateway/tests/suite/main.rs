@@ -6,6 +6,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod amqp_handshake;
+mod amqp_opaque;
+mod amqp_probe;
+mod amqp_routing;
+mod amqp_session;
 mod answers;
 mod fixture;
 mod frames;

@@ -97,6 +97,32 @@ fn sessions_and_requests_run_over_tls() {
 }
 
 #[test]
+fn amqp_runs_over_tls_whatever_protocols_the_client_offers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificate = write_certificate(folder.path());
+    let endpoint = Endpoint::bind();
+    let listener = format!(
+        "- {{address: 127.0.0.1:0, tls: {{certificate: {0}/certificate.pem, key: {0}/key.pem}}, protocol: amqp, routes: [{{pool: chat}}]}}\n",
+        folder.path().display()
+    );
+    let fixture = Setup::amqp("").listeners(&listener).start(&[&endpoint]);
+    for alpn in [&[][..], &["amqp"]] {
+        let (client, chosen) = handshake(fixture.address(), &certificate, alpn).expect("a handshake");
+        assert_eq!(chosen, None);
+        let (mut client, mut broker) = fixture.open_amqp_on(client, &endpoint);
+        let delivery = crate::support::amqp::delivery(1, &vec![5; 300_000], 131_072);
+        client.send(crate::support::amqp::channel_open(1));
+        broker.expect(crate::support::amqp::channel_open(1));
+        broker.send(crate::support::amqp::channel_open_ok(1));
+        client.expect(crate::support::amqp::channel_open_ok(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| broker.send(&delivery));
+            client.expect(&delivery);
+        });
+    }
+}
+
+#[test]
 fn what_is_no_tls_handshake_leaves_no_session_and_no_count() {
     let folder = tempfile::tempdir().expect("a folder");
     let certificate = write_certificate(folder.path());
@@ -160,7 +186,7 @@ fn a_fault_of_a_certificate_is_told_once() {
     write_certificate(folder.path());
     let at = |file: &str| folder.path().join(file);
     let files = config::Tls { certificate: at("certificate.pem"), key: at("key.pem") };
-    let certificate = gateway::Certificate::load(files).expect("it is good");
+    let certificate = gateway::Certificate::load(files, config::Protocol::Http).expect("it is good");
     assert!(!certificate.refresh().expect("nothing changed"));
     std::fs::remove_file(at("key.pem")).expect("it was there");
     let fault = certificate.refresh().expect_err("the key is gone").to_string();

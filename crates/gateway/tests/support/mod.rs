@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod amqp;
 pub mod frames;
 pub mod http;
 pub mod wire;
