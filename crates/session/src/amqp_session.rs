@@ -167,8 +167,10 @@ pub struct AmqpSession {
     /// Endpoints lost since the client was last heard.
     losses: u8,
     out: [Zeroizing<Vec<u8>>; 3],
-    /// For the client, once the endpoint's frame under way has ended.
+    /// For the client, once the endpoint's message under way has ended.
     later: Vec<u8>,
+    /// Channels have something for the endpoint, once the client's message under way there has ended.
+    has_later: bool,
     events: VecDeque<AmqpEvent>,
     messages: [u64; 2],
     /// Messages of the client's that came behind our Close.
@@ -212,6 +214,7 @@ impl AmqpSession {
             losses: 0,
             out: Default::default(),
             later: Vec::new(),
+            has_later: false,
             events: VecDeque::new(),
             messages: [0; 2],
             undeliverable: 0,
@@ -361,6 +364,12 @@ impl AmqpSession {
 
     /// Bytes of our own for `leg`, behind what was forwarded to it. Those for `Next` hold the login: keep no copy.
     pub fn poll_transmit(&mut self, leg: AmqpLeg) -> Option<Zeroizing<Vec<u8>>> {
+        if leg == AmqpLeg::Upstream {
+            if !self.client.at_boundary() {
+                return None;
+            }
+            self.collect_later();
+        }
         let out = std::mem::take(&mut self.out[leg as usize]);
         (!out.is_empty()).then_some(out)
     }
@@ -488,8 +497,8 @@ impl AmqpSession {
 
     /// A frame, or a part of one, has been taken.
     fn after_frame(&mut self, now: Time, settings: &AmqpSettings, from: AmqpLeg) {
-        if from == AmqpLeg::Upstream && !self.later.is_empty() && self.endpoint.at_boundary() {
-            self.out[AmqpLeg::Downstream as usize].append(&mut self.later);
+        if from == AmqpLeg::Upstream {
+            self.flush_later();
         }
         if self.closing.is_some() {
             self.advance_closing(now, settings);
@@ -515,14 +524,55 @@ impl AmqpSession {
     }
 
     fn has_something_to_say(&self) -> bool {
-        !self.events.is_empty() || self.out.iter().any(|out| !out.is_empty())
+        let [downstream, upstream, next] = &self.out;
+        let for_endpoint = !upstream.is_empty()
+            || self.has_later
+                && self.has_upstream
+                && self.channels.iter().any(|c| !c.later.is_empty() && !c.to_upstream.is_open());
+        let has_more = for_endpoint && self.client.at_boundary();
+        !self.events.is_empty() || !downstream.is_empty() || !next.is_empty() || has_more
     }
 
-    /// Adds bytes for the client, at the next frame boundary.
+    /// Where frames of ours for the endpoint go on a channel: never into a message of the client's.
+    fn upstream_of(&mut self, place: usize) -> &mut Vec<u8> {
+        let channel = &mut self.channels[place];
+        if channel.to_upstream.is_open() || !channel.later.is_empty() {
+            self.has_later = true;
+            return &mut channel.later;
+        }
+        &mut self.out[AmqpLeg::Upstream as usize]
+    }
+
+    fn collect_later(&mut self) {
+        if std::mem::take(&mut self.has_later) {
+            for channel in &mut self.channels {
+                if !self.has_upstream {
+                    channel.later.clear();
+                } else if channel.to_upstream.is_open() {
+                    self.has_later |= !channel.later.is_empty();
+                } else {
+                    self.out[AmqpLeg::Upstream as usize].append(&mut channel.later);
+                }
+            }
+        }
+    }
+
+    /// Adds frames for the client, at the next frame boundary, and never into a message.
     fn tell_client(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let is_free = self.endpoint.at_boundary() && self.later.is_empty();
-        let out = if is_free { &mut self.out[AmqpLeg::Downstream as usize] } else { &mut self.later };
-        write(out);
+        write(&mut self.later);
+        self.flush_later();
+    }
+
+    fn flush_later(&mut self) {
+        if self.later.is_empty() || !self.endpoint.at_boundary() {
+            return;
+        }
+        let later = std::mem::take(&mut self.later);
+        for (id, frame) in frames(&later) {
+            let within = self.place_of(id).is_some_and(|place| self.channels[place].to_downstream.is_open());
+            let out = if within { &mut self.later } else { &mut *self.out[AmqpLeg::Downstream as usize] };
+            out.extend_from_slice(frame);
+        }
     }
 
     fn place_of(&self, id: u16) -> Option<usize> {
@@ -602,6 +652,17 @@ impl AmqpSession {
         let no_end = self.reopening.is_none() && self.closing.is_none();
         self.standing.is_none() && no_end && self.channels.iter().all(is_free)
     }
+}
+
+/// The whole frames in `bytes`, with their channels.
+fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [_, id_high, id_low, size @ ..] = *bytes.first_chunk::<{ amqp::HEADER_BYTES }>()?;
+        let len = u32::from_be_bytes(size) as usize + amqp::FRAME_OVERHEAD;
+        let (frame, rest) = bytes.split_at_checked(len)?;
+        bytes = rest;
+        Some((u16::from_be_bytes([id_high, id_low]), frame))
+    })
 }
 
 /// A frame, or its beginning.

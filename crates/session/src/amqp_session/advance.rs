@@ -12,7 +12,7 @@ use crate::Initiator;
 use super::channel::{By, ChannelState, Consumer, Subscription, Want};
 use super::mover::{Goal, Mover, Phase};
 use super::retiree::Former;
-use super::{Abort, AmqpEvent, AmqpLeg, AmqpPin, AmqpSession, AmqpSettings, MessageOrder, Retiree};
+use super::{Abort, AmqpEvent, AmqpLeg, AmqpPin, AmqpSession, AmqpSettings, MessageOrder, Retiree, frames};
 
 const UPSTREAM: usize = AmqpLeg::Upstream as usize;
 const NEXT: usize = AmqpLeg::Next as usize;
@@ -125,16 +125,19 @@ impl AmqpSession {
     }
 
     fn cancel_consumers(&mut self, now: Time, settings: &AmqpSettings, goal: Goal) {
-        for channel in &mut self.channels {
+        for place in 0..self.channels.len() {
+            let channel = &mut self.channels[place];
+            let mut out = Vec::new();
             let mut asked = Vec::new();
             for consumer in &mut channel.consumers {
                 if consumer.at == Subscription::Active && may_be_fenced(consumer, goal) {
-                    write::cancel(&mut self.out[UPSTREAM], channel.id, &consumer.tag, false);
+                    write::cancel(&mut out, channel.id, &consumer.tag, false);
                     consumer.at = Subscription::Cancelling { leave: false };
                     asked.push(Want::Cancel(consumer.tag.clone()));
                 }
             }
             asked.into_iter().for_each(|want| channel.expect(want, By::Gateway));
+            self.upstream_of(place).append(&mut out);
         }
         self.enter(Phase::Cancelling, Some(now + settings.flush_timeout));
     }
@@ -275,9 +278,13 @@ impl AmqpSession {
         if self.channels.iter().flat_map(|channel| &channel.consumers).any(waits) {
             return;
         }
-        for channel in self.channels.iter_mut().filter(|channel| channel.state == ChannelState::Open) {
-            let current = channel.qos.consumer;
-            channel.start_consumers(&mut self.out[UPSTREAM], current);
+        for place in 0..self.channels.len() {
+            let channel = &mut self.channels[place];
+            if channel.state == ChannelState::Open {
+                let mut out = Vec::new();
+                channel.start_consumers(&mut out, channel.qos.consumer);
+                self.upstream_of(place).append(&mut out);
+            }
         }
         if self.has_pending(By::Gateway) {
             return;
@@ -297,11 +304,15 @@ impl AmqpSession {
     /// The acks that were held back go on.
     pub(super) fn release_acks(&mut self, now: Time) {
         let Some(mover) = self.mover.as_deref_mut().filter(|mover| !mover.held.is_empty()) else { return };
-        let mut held = std::mem::take(&mut mover.held);
+        let held = std::mem::take(&mut mover.held);
         if !self.has_upstream {
             return;
         }
-        self.out[UPSTREAM].append(&mut held);
+        for (id, frame) in frames(&held) {
+            if let Some(place) = self.place_of(id) {
+                self.upstream_of(place).extend_from_slice(frame);
+            }
+        }
         self.last_ack = Some(now);
         for channel in &mut self.channels {
             for consumer in &mut channel.consumers {

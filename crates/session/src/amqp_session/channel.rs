@@ -204,6 +204,8 @@ pub(crate) struct Channel {
     pub stopped: bool,
     /// Something was not followed.
     pub untracked: bool,
+    /// Frames of ours for the endpoint that wait for the end of the client's message.
+    pub later: Vec<u8>,
 }
 
 impl Channel {
@@ -226,6 +228,7 @@ impl Channel {
             last_queue: Box::default(),
             stopped: false,
             untracked: false,
+            later: Vec::new(),
         }
     }
 

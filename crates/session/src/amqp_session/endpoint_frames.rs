@@ -183,6 +183,7 @@ impl AmqpSession {
         channel.deliveries.clear();
         channel.confirms.clear();
         channel.to_upstream = amqp::Content::new(channel.id);
+        channel.later.clear();
         if self.reopening.is_some_and(|(id, _)| id == self.channels[place].id) {
             self.reopening = None;
         }
