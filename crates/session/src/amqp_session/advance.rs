@@ -71,10 +71,12 @@ impl AmqpSession {
         if !self.is_next_ready() || self.has_pending(By::Client) {
             return;
         }
-        match self.goal() {
-            Some(Goal::Replace) => self.switch(now, settings),
-            Some(goal) => self.begin_fence(now, settings, goal),
-            None => {}
+        match (self.goal(), self.standing) {
+            (Some(Goal::Replace), _) => self.switch(now, settings),
+            // An answer has come since it began.
+            (Some(Goal::Migrate), Some(pin)) => self.abort(now, settings, Abort::Pinned(pin)),
+            (Some(goal), _) => self.begin_fence(now, settings, goal),
+            (None, _) => {}
         }
     }
 
@@ -203,7 +205,8 @@ impl AmqpSession {
                 let text = "CONNECTION_FORCED - moved to another node, connect again";
                 self.close_client(now, settings, Initiator::Gateway, code::CONNECTION_FORCED, text);
             }
-            Some(_) => match self.passing_pin() {
+            // Something may have been declared meanwhile.
+            Some(_) => match self.standing.or(self.passing_pin()) {
                 Some(pin) => self.abort(now, settings, Abort::Pinned(pin)),
                 None => self.switch(now, settings),
             },
