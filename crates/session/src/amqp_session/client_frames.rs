@@ -147,12 +147,14 @@ impl AmqpSession {
         channel.to_upstream.handle_method(MethodId::of(frame.payload()))?;
         let holds = holds && !channel.consumers.is_empty();
         let Channel { deliveries, consumers, .. } = channel;
-        deliveries.settle(tag, multiple, |owner| {
+        let is_known = deliveries.settle(tag, multiple, |owner| {
             let owner = consumers.iter_mut().find(|consumer| consumer.key == owner);
             if let Some(consumer) = owner.filter(|_| !holds) {
                 consumer.unacked = consumer.unacked.saturating_sub(1);
             }
         });
+        // The client is to see the exception that follows.
+        channel.unconfirmable |= !is_known;
         if let Mode::Transaction { dirty } = &mut channel.mode {
             *dirty = true;
         }

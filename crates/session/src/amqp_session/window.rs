@@ -56,20 +56,22 @@ impl Window {
         }
     }
 
-    /// Settles `number`, or with `multiple` all up to it (0: all there are). `each` gets the owners of those that were open.
-    pub fn settle(&mut self, number: u64, multiple: bool, mut each: impl FnMut(u16)) {
+    /// Settles `number`, or with `multiple` all up to it (0: all there are). `each` gets the owners of those that were open. False
+    /// when `number` itself was not.
+    pub fn settle(&mut self, number: u64, multiple: bool, mut each: impl FnMut(u16)) -> bool {
         let last = self.next() - 1;
+        let is_known = multiple && number == 0 || self.may_be_open(number);
         let number = if multiple && number == 0 { last } else { number };
         let end = self.first + self.slots.len() as u64;
         if multiple && number >= last {
             self.beyond = 0;
         }
         if number < self.first || number > last {
-            return;
+            return is_known;
         }
         let range = match multiple {
             true => 0..(number.min(end - 1) + 1).saturating_sub(self.first) as usize,
-            false if number >= end => return,
+            false if number >= end => return is_known,
             false => (number - self.first) as usize..(number - self.first) as usize + 1,
         };
         for slot in self.slots.range_mut(range) {
@@ -89,6 +91,13 @@ impl Window {
         if self.slots.is_empty() && self.slots.capacity() > SLOTS_KEPT {
             self.slots = VecDeque::new();
         }
+        is_known
+    }
+
+    fn may_be_open(&self, number: u64) -> bool {
+        let Some(at) = number.checked_sub(self.first) else { return false };
+        let slot = usize::try_from(at).ok().and_then(|at| self.slots.get(at));
+        slot.map_or(number < self.next(), |owner| *owner != SETTLED)
     }
 
     /// Settles everything; the numbers go on.
