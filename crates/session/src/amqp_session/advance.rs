@@ -131,7 +131,9 @@ impl AmqpSession {
             let channel = &mut self.channels[place];
             let mut out = Vec::new();
             let mut asked = Vec::new();
-            for consumer in &mut channel.consumers {
+            // With a channel that the client closes its consumers end anyway.
+            let is_open = channel.state == ChannelState::Open;
+            for consumer in channel.consumers.iter_mut().filter(|_| is_open) {
                 if consumer.at == Subscription::Active && may_be_fenced(consumer, goal) {
                     write::cancel(&mut out, channel.id, &consumer.tag, false);
                     consumer.at = Subscription::Cancelling { leave: false };
