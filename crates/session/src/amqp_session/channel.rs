@@ -193,8 +193,8 @@ pub(crate) struct Channel {
     pub confirm_offset: u64,
     /// Confirms up to this number are not the client's.
     pub confirms_hidden: u64,
-    /// Something was sent that only an exception would answer (a publish without confirms, an ack of an unknown tag), since
-    /// the last answer on this channel to a barrier.
+    /// Something was sent that has no answer of its own (a publish without confirms, an ack of an unknown tag, a cancel that
+    /// wants none), since the last answer on this channel to a barrier.
     pub unconfirmable: bool,
     pub qos: Qos,
     pub consumers: Vec<Consumer>,

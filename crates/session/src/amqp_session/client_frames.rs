@@ -220,7 +220,11 @@ impl AmqpSession {
             }
             Method::Consume(consume) => self.client_consumes(settings, place, &consume),
             Method::Cancel { tag, nowait } => match nowait {
-                true => channel.consumers.retain(|consumer| *consumer.tag != *tag),
+                true => {
+                    channel.consumers.retain(|consumer| *consumer.tag != *tag);
+                    // Until the broker has handled it, more may be delivered.
+                    channel.unconfirmable = true;
+                }
                 false => channel.expect(Want::Cancel(tag.into()), By::Client),
             },
             Method::Get { no_ack } => channel.expect(Want::Get { no_ack }, By::Client),
