@@ -23,6 +23,13 @@ impl std::fmt::Debug for Frame {
 }
 
 impl Frame {
+    /// A whole method frame.
+    #[cfg(test)]
+    pub fn of(bytes: &[u8]) -> Self {
+        let method = Some(MethodId::of(&bytes[HEADER_BYTES..]));
+        Self { bytes: Zeroizing::new(bytes.to_vec()), method }
+    }
+
     /// As it came.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

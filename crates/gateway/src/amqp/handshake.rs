@@ -212,3 +212,116 @@ pub fn close(code: u16, text: &str) -> Vec<u8> {
     amqp::write::connection_close(&mut out, code, text);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use amqp::{Table, write};
+
+    use super::super::known::UNBOUNDED;
+    use super::*;
+
+    const OFFERED: Tune = Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
+
+    fn method(id: MethodId) -> Vec<u8> {
+        let mut out = Vec::new();
+        match id {
+            MethodId::CONNECTION_START => {
+                let mut properties = Vec::new();
+                write::short_string(&mut properties, b"cluster_name");
+                properties.push(b'S');
+                write::long_string(&mut properties, b"c1");
+                let server_properties = Table::new(&properties);
+                Start { server_properties, mechanisms: b"PLAIN", locales: b"en_US" }.write(&mut out);
+            }
+            MethodId::CONNECTION_START_OK => {
+                let client_properties = Table::new(b"");
+                let (mechanism, response, locale) = (&b"PLAIN"[..], &b"\0u\0p"[..], &b"en_US"[..]);
+                StartOk { client_properties, mechanism, response, locale }.write(&mut out);
+            }
+            MethodId::CONNECTION_TUNE | MethodId::CONNECTION_TUNE_OK => OFFERED.write(&mut out, id),
+            MethodId::CONNECTION_OPEN => amqp::write_open(&mut out, b"/v"),
+            MethodId::CONNECTION_OPEN_OK => amqp::write_open_ok(&mut out),
+            MethodId::CONNECTION_CLOSE => write::connection_close(&mut out, 403, "no"),
+            id => write::method(&mut out, 0, id, |out| write::long_string(out, b"")),
+        }
+        out
+    }
+
+    /// The ordinary course, with one challenge or none.
+    fn course(challenges: usize) -> Vec<(From, MethodId)> {
+        let begin =
+            [(From::Endpoint, MethodId::CONNECTION_START), (From::Client, MethodId::CONNECTION_START_OK)];
+        let challenge =
+            [(From::Endpoint, MethodId::CONNECTION_SECURE), (From::Client, MethodId::CONNECTION_SECURE_OK)];
+        let end = [
+            (From::Endpoint, MethodId::CONNECTION_TUNE),
+            (From::Client, MethodId::CONNECTION_TUNE_OK),
+            (From::Client, MethodId::CONNECTION_OPEN),
+            (From::Endpoint, MethodId::CONNECTION_OPEN_OK),
+        ];
+        let challenges = std::iter::repeat_n(challenge, challenges).flatten();
+        begin.into_iter().chain(challenges).chain(end).collect()
+    }
+
+    fn run(steps: &[(From, MethodId)]) -> Handshake {
+        let mut handshake = Handshake::new();
+        for (from, id) in steps {
+            assert_eq!(handshake.awaits(), Some(*from), "before {id:?}");
+            let passed = handshake.handle(*from, &Frame::of(&method(*id)), UNBOUNDED);
+            assert!(passed.is_ok(), "{id:?}: {passed:?}");
+        }
+        handshake
+    }
+
+    #[test]
+    fn a_handshake_without_a_challenge_can_be_repeated_elsewhere() {
+        for (challenges, keeps_login, repeats) in [(0, true, true), (1, true, false), (0, false, false)] {
+            let handshake = run(&course(challenges));
+            assert!(handshake.is_open());
+            let opened = handshake.opened(keeps_login).expect("it is open");
+            assert_eq!(opened.credentials.is_some(), repeats, "{challenges} challenges, {keeps_login}");
+            assert_eq!((opened.tune, opened.cluster.as_deref()), (OFFERED, Some(&b"c1"[..])));
+        }
+    }
+
+    #[test]
+    fn every_method_out_of_turn_is_a_fault_and_a_close_never_is() {
+        let course = course(1);
+        for place in 0..course.len() {
+            for (from, id) in &course {
+                let mut handshake = run(&course[..place]);
+                let step = handshake.step;
+                let passed = handshake.handle(*from, &Frame::of(&method(*id)), UNBOUNDED);
+                let may_follow = (*from, *id) == course[place]
+                    || place == 2 && *id == MethodId::CONNECTION_TUNE
+                    || place == 4 && *id == MethodId::CONNECTION_SECURE;
+                assert_eq!(passed.is_ok(), may_follow, "{id:?} from {from:?} at {step:?}");
+                let mut handshake = run(&course[..place]);
+                let close = Frame::of(&method(MethodId::CONNECTION_CLOSE));
+                assert_eq!(handshake.handle(*from, &close, UNBOUNDED), Ok(Passed::AsIs));
+                assert_eq!((handshake.awaits(), handshake.is_open()), (None, false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_close_has_a_place_from_tune_on() {
+        let course = course(0);
+        let places: Vec<_> = (0..=course.len()).map(|place| run(&course[..place]).may_close()).collect();
+        assert_eq!(places, [false, false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn only_tune_is_changed_and_only_towards_less() {
+        for (bounds, expected) in [
+            (UNBOUNDED, OFFERED),
+            (Tune { channel_max: 0, frame_max: 4096, heartbeat: 10 }, Tune { frame_max: 4096, ..OFFERED }),
+            (Tune { channel_max: 9, frame_max: 200_000, heartbeat: 10 }, Tune { channel_max: 9, ..OFFERED }),
+        ] {
+            let mut handshake = run(&course(0)[..2]);
+            let frame = Frame::of(&method(MethodId::CONNECTION_TUNE));
+            assert_eq!(handshake.handle(From::Endpoint, &frame, bounds), Ok(Passed::Instead(tune(expected))));
+            assert_eq!(handshake.offered(), Some(OFFERED), "what is remembered is the endpoint's own");
+        }
+    }
+}
