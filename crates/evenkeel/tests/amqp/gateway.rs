@@ -47,7 +47,7 @@ impl Gateway {
         std::fs::write(&token, TOKEN).expect("the test folder is writable");
         let text = format!(
             "listeners:\n- address: \"127.0.0.1:0\"\n  protocol: amqp\n  routes: [{{pool: rabbit}}]\n\
-             admin: {{address: \"127.0.0.1:0\", token_file: {:?}}}\nlog: {{level: info}}\n\
+             admin: {{address: \"127.0.0.1:0\", token_file: {:?}}}\nlog: {{level: warn}}\n\
              pools:\n  rabbit:\n    endpoints:\n{list}    rebalance: {{enabled: false, min_ready: 0s}}\n    amqp:\n      linger: 1s\n{amqp}{more}",
             token.display().to_string()
         );

@@ -86,7 +86,7 @@ impl Peer {
                 Heard::Nothing => panic!("{:?} did not answer {order}", self.client),
             };
             if line["id"] != self.number {
-                panic!("{:?} says {line}", self.client);
+                panic!("{:?} says {:.300}", self.client, line.to_string());
             }
             let error = &line["error"];
             if error.is_null() {
@@ -141,7 +141,7 @@ impl Peer {
             let missing = missing.clone();
             match self.next(end) {
                 Heard::Record => {}
-                Heard::Answer(line) => panic!("{:?} says {line}", self.client),
+                Heard::Answer(line) => panic!("{:?} says {:.300}", self.client, line.to_string()),
                 Heard::Nothing => panic!("{:?}: {missing} did not end in time", self.client),
             }
         }
@@ -182,7 +182,7 @@ impl Peer {
         loop {
             match self.next(end) {
                 Heard::Record => {}
-                Heard::Answer(line) => panic!("{:?} says {line}", self.client),
+                Heard::Answer(line) => panic!("{:?} says {:.300}", self.client, line.to_string()),
                 Heard::Nothing => return,
             }
         }

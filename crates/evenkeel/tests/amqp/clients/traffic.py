@@ -10,9 +10,14 @@ import sys
 import threading
 
 
+MOUTH = threading.Lock()
+
+
 def say(value):
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    line = json.dumps(value) + "\n"
+    with MOUTH:
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 def digest(data):
