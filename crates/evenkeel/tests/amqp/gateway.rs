@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Of calls that change something.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
+/// A machine with other work is ten times slower than an idle one; no test is to depend on that.
+const PATIENT: &str = "      prepare_timeout: 20s\n      flush_timeout: 20s\n      replay_timeout: 20s\n";
+
 /// A running `evenkeel gateway`.
 pub struct Gateway {
     child: Child,
@@ -47,8 +50,8 @@ impl Gateway {
         std::fs::write(&token, TOKEN).expect("the test folder is writable");
         let text = format!(
             "listeners:\n- address: \"127.0.0.1:0\"\n  protocol: amqp\n  routes: [{{pool: rabbit}}]\n\
-             admin: {{address: \"127.0.0.1:0\", token_file: {:?}}}\nlog: {{level: warn}}\n\
-             pools:\n  rabbit:\n    endpoints:\n{list}    rebalance: {{enabled: false, min_ready: 0s}}\n    amqp:\n      linger: 1s\n{amqp}{more}",
+             admin: {{address: \"127.0.0.1:0\", token_file: {:?}}}\nlog: {{level: debug}}\n\
+             pools:\n  rabbit:\n    endpoints:\n{list}    rebalance: {{enabled: false, min_ready: 0s}}\n    amqp:\n{PATIENT}{amqp}{more}",
             token.display().to_string()
         );
         Self::start_with(folder, &text)
