@@ -237,6 +237,8 @@ pub enum Method<'a> {
     Declare(Declare<'a>),
     DeclareOk {
         queue: &'a [u8],
+        /// Messages that no consumer has.
+        ready: u32,
     },
     QueueDelete {
         queue: &'a [u8],
@@ -400,7 +402,7 @@ fn queue<'a>(id: MethodId, mut r: Reader<'a>) -> Option<Method<'a>> {
             let queue = r.short_string()?;
             Method::Declare(Declare { queue, bits: Bits(r.u8()?), arguments: r.table()? })
         }
-        MethodId::QUEUE_DECLARE_OK => Method::DeclareOk { queue: r.short_string()? },
+        MethodId::QUEUE_DECLARE_OK => Method::DeclareOk { queue: r.short_string()?, ready: r.u32()? },
         MethodId::QUEUE_DELETE => {
             r.u16()?;
             let queue = r.short_string()?;

@@ -77,6 +77,16 @@ pub fn channel_open(out: &mut Vec<u8>, channel: u16) {
     method(out, channel, MethodId::CHANNEL_OPEN, |out| out.push(0));
 }
 
+/// A passive `queue.declare`: is the queue there, and what is in it?
+pub fn declare_passively(out: &mut Vec<u8>, channel: u16, queue: &[u8]) {
+    method(out, channel, MethodId::QUEUE_DECLARE, |out| {
+        out.extend_from_slice(&[0; 2]);
+        short_string(out, queue);
+        out.push(1);
+        long_string(out, b"");
+    });
+}
+
 /// `basic.qos`.
 pub fn qos(out: &mut Vec<u8>, channel: u16, prefetch: u16, global: bool) {
     method(out, channel, MethodId::BASIC_QOS, |out| {

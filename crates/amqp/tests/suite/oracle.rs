@@ -269,7 +269,7 @@ fn same_queue(id: MethodId, ours: Method<'_>, theirs: &queue::AMQPMethod) {
             );
             return same_table(ours.arguments, &m.arguments);
         }
-        M::DeclareOk(m) => Method::DeclareOk { queue: m.queue.as_str().as_bytes() },
+        M::DeclareOk(m) => Method::DeclareOk { queue: m.queue.as_str().as_bytes(), ready: m.message_count },
         M::Delete(m) => Method::QueueDelete { queue: m.queue.as_str().as_bytes(), nowait: m.nowait },
         M::Bind(m) => Method::Request { nowait: m.nowait },
         M::Purge(m) => Method::Request { nowait: m.nowait },

@@ -97,13 +97,14 @@ impl AmqpSession {
         self.advance(now, settings);
     }
 
+    /// A consumer may be cancelled when nothing can be on its way to it: its prefetch is full, or its queue is empty. That
+    /// nothing came for a while proves nothing: a quorum queue on a slow disk takes its time.
     fn when_saturated(&mut self, now: Time, settings: &AmqpSettings) {
-        let Some((goal, until)) = self.mover.as_deref().map(|mover| (mover.goal, mover.until)) else {
-            return;
-        };
-        let is_over = until.is_some_and(|until| until <= now);
-        let mut all_full = true;
-        let mut may_go = true;
+        let Some(mover) = self.mover.as_deref() else { return };
+        let (goal, is_over) = (mover.goal, mover.until.is_some_and(|until| until <= now));
+        let emptiness = mover.next.as_ref().and_then(|next| next.emptiness.as_ref());
+        let mut questions = Vec::new();
+        let (mut all_rest, mut any_stirs) = (true, false);
         for channel in &self.channels {
             let total: u32 = channel.consumers.iter().map(|consumer| consumer.unacked).sum();
             let limit = u32::from(channel.qos.channel);
@@ -113,16 +114,25 @@ impl AmqpSession {
                     continue;
                 }
                 let prefetch = u32::from(consumer.prefetch);
-                let full = prefetch > 0 && consumer.unacked >= prefetch || limit > 0 && total >= limit;
-                let idle = consumer.unacked == 0 && !consumer.stirred;
-                all_full &= full;
-                may_go &= full || idle || matches!(goal, Goal::Shed { .. });
+                if prefetch > 0 && consumer.unacked >= prefetch || limit > 0 && total >= limit {
+                    continue;
+                }
+                let known = (channel.id, consumer.key);
+                let quiet = consumer.unacked == 0 && !consumer.stirred;
+                all_rest &= quiet && emptiness.is_some_and(|known_of| known_of.empty.contains(&known));
+                any_stirs |= !quiet;
+                questions.push((known.0, known.1, consumer.queue.clone()));
             }
         }
-        if all_full || is_over && may_go {
+        let waits = emptiness.is_some_and(|emptiness| !emptiness.asked.is_empty());
+        let gives_up = any_stirs || emptiness.is_some();
+        if all_rest && !waits || is_over && matches!(goal, Goal::Shed { .. }) {
             self.cancel_consumers(now, settings, goal);
-        } else if is_over {
+        } else if is_over && gives_up || emptiness.is_some() && !waits {
             self.abort(now, settings, Abort::Unsaturated);
+        } else if is_over {
+            self.ask_for_emptiness(questions);
+            self.enter(Phase::Saturating, Some(now + settings.flush_timeout));
         }
     }
 

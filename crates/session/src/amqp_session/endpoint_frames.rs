@@ -141,7 +141,7 @@ impl AmqpSession {
                 self.channels.remove(place);
             }
             (Want::Close, _) => self.reopening_closed(place),
-            (Want::Declare(kind), Ok(Method::DeclareOk { queue })) => {
+            (Want::Declare(kind), Ok(Method::DeclareOk { queue, .. })) => {
                 channel.last_queue = queue.into();
                 if let Some(kind) = kind {
                     self.queues.insert(hash(queue), kind);

@@ -77,6 +77,28 @@ pub(crate) struct Next {
     pub prepared: bool,
     /// When a heartbeat is due.
     pub heartbeat: Option<Time>,
+    /// Whether the queues of consumers that get nothing are empty; `None`: not asked.
+    pub emptiness: Option<Emptiness>,
+}
+
+/// What the next endpoint was asked of queues, and has answered.
+#[derive(Debug, Default)]
+pub(crate) struct Emptiness {
+    /// Channel and consumer of each question without an answer, in their order on each channel.
+    pub asked: Vec<(u16, u16)>,
+    /// Channel and consumer of each queue that was empty.
+    pub empty: Vec<(u16, u16)>,
+}
+
+impl Emptiness {
+    /// The oldest question on a channel is answered.
+    pub fn answered(&mut self, channel: u16, ready: u32) {
+        let Some(at) = self.asked.iter().position(|(on, _)| *on == channel) else { return };
+        let question = self.asked.remove(at);
+        if ready == 0 {
+            self.empty.push(question);
+        }
+    }
 }
 
 /// A move in progress.

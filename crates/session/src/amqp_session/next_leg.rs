@@ -3,7 +3,7 @@
 use amqp::{HEADER_BYTES, Kind, Login, Method, Piece, Progress, Scanner, write};
 use model::Time;
 
-use super::channel::ChannelState;
+use super::channel::{ChannelState, NO_CONSUMER};
 use super::mover::{Next, Phase, quarter};
 use super::retiree::Former;
 use super::{Abort, AmqpEvent, AmqpLeg, AmqpPin, AmqpSession, AmqpSettings, AmqpSpan, Retiree};
@@ -26,6 +26,7 @@ impl AmqpSession {
             waiting: 0,
             prepared: false,
             heartbeat: None,
+            emptiness: None,
         });
         self.out[NEXT].clear();
         self.out[NEXT].extend_from_slice(&Login::header());
@@ -91,6 +92,10 @@ impl AmqpSession {
                 next.waiting = next.waiting.saturating_sub(1);
                 Ok(())
             }
+            Ok(Method::DeclareOk { ready, .. }) if channel > 0 => {
+                next.emptiness.get_or_insert_default().answered(channel, ready);
+                Ok(())
+            }
             Ok(Method::Unblocked) => Ok(()),
             Ok(Method::Blocked) => Err(Abort::Pinned(AmqpPin::Blocked)),
             Ok(Method::Close { code, text } | Method::ChannelClose { code, text }) => {
@@ -114,6 +119,23 @@ impl AmqpSession {
         next.prepared = true;
         for channel in self.channels.iter().filter(|channel| channel.state == ChannelState::Open) {
             next.waiting += channel.prepare(&mut self.out[NEXT]);
+        }
+    }
+
+    /// Asks the next endpoint whether the queues of these consumers are empty: channel, consumer, queue.
+    pub(super) fn ask_for_emptiness(&mut self, questions: Vec<(u16, u16, Box<[u8]>)>) {
+        let Some(next) = self.mover.as_deref_mut().and_then(|mover| mover.next.as_mut()) else { return };
+        let emptiness = next.emptiness.get_or_insert_default();
+        let out = &mut self.out[NEXT];
+        for (channel, consumer, queue) in questions {
+            write::declare_passively(out, channel, &queue);
+            emptiness.asked.push((channel, consumer));
+            // An empty name stands for the queue that was declared last, passively or not.
+            let last = self.channels.iter().find(|known| known.id == channel).map(|known| &known.last_queue);
+            if let Some(last) = last.filter(|last| !last.is_empty() && **last != queue) {
+                write::declare_passively(out, channel, last);
+                emptiness.asked.push((channel, NO_CONSUMER));
+            }
         }
     }
 

@@ -201,12 +201,7 @@ impl Rig {
                 write::long_string(out, &table);
             });
         }));
-        self.endpoint_says(&frames(|out| {
-            write::method(out, 1, MethodId::QUEUE_DECLARE_OK, |out| {
-                write::short_string(out, b"q");
-                out.extend_from_slice(&[0; 8]);
-            });
-        }));
+        self.endpoint_says(&declare_ok(1, 0));
     }
 
     pub fn client_says(&mut self, bytes: &[u8]) {
@@ -342,6 +337,17 @@ pub fn start() -> Vec<u8> {
 
 pub fn open_ok(channel: u16) -> Vec<u8> {
     frames(|out| write::method(out, channel, MethodId::CHANNEL_OPEN_OK, |out| out.extend_from_slice(&[0; 4])))
+}
+
+/// The queue `q` has `ready` messages that no consumer has.
+pub fn declare_ok(channel: u16, ready: u32) -> Vec<u8> {
+    frames(|out| {
+        write::method(out, channel, MethodId::QUEUE_DECLARE_OK, |out| {
+            write::short_string(out, b"q");
+            out.extend_from_slice(&ready.to_be_bytes());
+            out.extend_from_slice(&[0; 4]);
+        });
+    })
 }
 
 pub fn consume_ok(channel: u16) -> Vec<u8> {

@@ -6,7 +6,7 @@ use amqp::{MethodId, write};
 use session::{Abort, AmqpLeg, AmqpPin, AmqpSettings, ForeignQueues, MessageOrder};
 
 use crate::amqp_rig::{
-    Rig, Told, ack, bare, cancel_ok, consume_ok, deliver, frames, methods, open_ok, publish, tags,
+    Rig, Told, ack, bare, cancel_ok, consume_ok, declare_ok, deliver, frames, methods, open_ok, publish, tags,
 };
 
 const SELECT_OK: MethodId = MethodId::CONFIRM_SELECT_OK;
@@ -173,7 +173,33 @@ fn an_idle_consumer_moves_after_a_moment() {
     rig.next_says(&open_ok(1));
     assert!(methods(&rig.endpoint).is_empty());
     rig.wait(Duration::from_millis(50));
+    assert!(methods(&rig.endpoint).is_empty(), "that nothing came proves nothing");
+    assert_eq!(methods(&rig.next).last(), Some(&(1, MethodId::QUEUE_DECLARE)));
+    rig.next_says(&declare_ok(1, 0));
     assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CANCEL)]);
+}
+
+#[test]
+fn a_consumer_whose_queue_has_messages_is_not_taken_for_idle() {
+    let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 5);
+    rig.log_in();
+    rig.next_says(&open_ok(1));
+    rig.wait(Duration::from_millis(50));
+    rig.next_says(&declare_ok(1, 3));
+    assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unsaturated, false)));
+    assert!(methods(&rig.endpoint).is_empty());
+}
+
+#[test]
+fn a_delivery_that_comes_while_the_queue_is_asked_about_keeps_a_consumer() {
+    let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 5);
+    rig.log_in();
+    rig.next_says(&open_ok(1));
+    rig.wait(Duration::from_millis(50));
+    rig.endpoint_says(&deliver(1, 1, b"late"));
+    rig.next_says(&declare_ok(1, 0));
+    assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unsaturated, false)));
+    assert!(methods(&rig.endpoint).is_empty());
 }
 
 #[test]
