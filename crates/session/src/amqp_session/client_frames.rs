@@ -196,6 +196,11 @@ impl AmqpSession {
         if changes_what_moves(&method) && self.gives_way(now, settings) {
             return Ok(Verdict::Again);
         }
+        if changes_what_moves(&method) && self.mover.as_deref().is_some_and(|mover| !mover.held.is_empty()) {
+            // A shed does not give way; acks that it holds back still go first.
+            self.release_acks(now);
+            return Ok(Verdict::Again);
+        }
         if method == Method::TxSelect && self.channels[place].mode == Mode::Shadow {
             return Ok(self.reopen(now, settings, place));
         }
