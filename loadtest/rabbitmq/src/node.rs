@@ -126,7 +126,7 @@ impl Node {
 
     /// Erlang terms, which need no translation at the start.
     fn config(&self, seed: Option<&str>) -> String {
-        // Who looks for others locks them all, and waits in growing steps. So each asks for one node only, and often.
+        // Who looks for others locks them all, and waits in growing steps. So it asks for one node only, and often.
         let join = seed.map_or_else(String::new, |seed| {
             format!(
                 "  {{cluster_nodes, {{['{seed}', '{}'], disc}}}},\n\
