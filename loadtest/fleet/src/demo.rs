@@ -169,7 +169,12 @@ impl Demo {
                 Ok(())
             }
             What::Said(
-                Answer::Clients(_) | Answer::ClientSessions(_) | Answer::EndpointSessions(_) | Answer::Done,
+                Answer::Clients(_)
+                | Answer::ClientSessions(_)
+                | Answer::EndpointSessions(_)
+                | Answer::Amqp(_)
+                | Answer::AmqpOutcome(_)
+                | Answer::Done,
             ) => Ok(()),
             What::Gone => self.gone(now, name),
         }

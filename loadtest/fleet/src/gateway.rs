@@ -30,8 +30,13 @@ pub struct Gateway {
     child: Child,
     /// Where clients connect.
     pub listener: SocketAddr,
-    admin: SocketAddr,
+    /// Where operators ask.
+    pub admin: Admin,
 }
+
+/// A gateway's admin port.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin(SocketAddr);
 
 #[derive(Deserialize)]
 struct Addresses {
@@ -45,9 +50,17 @@ impl Gateway {
     /// # Errors
     /// With the gateway's last words, when it ends or is not ready in time.
     pub async fn start(folder: &Path, pool: &Map<String, Value>, list: &Path) -> anyhow::Result<Self> {
+        Self::configured(folder, &config_of(pool, list)).await
+    }
+
+    /// Starts it with this configuration; returns when it is ready.
+    ///
+    /// # Errors
+    /// With the gateway's last words, when it ends or is not ready in time.
+    pub async fn configured(folder: &Path, config_text: &Value) -> anyhow::Result<Self> {
         let (config, addresses) = (folder.join("evenkeel.yaml"), folder.join("addresses.json"));
         // JSON is YAML, and every value stays what it is.
-        fs::write(&config, serde_json::to_string_pretty(&config_of(pool, list))?)
+        fs::write(&config, serde_json::to_string_pretty(config_text)?)
             .with_context(|| format!("cannot write {}", config.display()))?;
         if addresses.exists() {
             fs::remove_file(&addresses).with_context(|| format!("cannot remove {}", addresses.display()))?;
@@ -82,7 +95,7 @@ impl Gateway {
     /// # Errors
     /// When it cannot be asked or does not answer with JSON.
     pub async fn status(&self) -> anyhow::Result<Value> {
-        status(self.admin).await
+        self.admin.call("GET", "/api/v1/status").await
     }
 
     /// An operator's command, `pause` or `resume`: `POST /api/v1/COMMAND`.
@@ -90,7 +103,7 @@ impl Gateway {
     /// # Errors
     /// When it cannot be given or is refused.
     pub async fn command(&self, command: &str) -> anyhow::Result<()> {
-        let answer = ask(self.admin, "POST", &format!("/api/v1/{command}")).await;
+        let answer = self.admin.call("POST", &format!("/api/v1/{command}")).await;
         answer.map(|_| ()).with_context(|| format!("the gateway did not take the command {command}"))
     }
 
@@ -143,7 +156,7 @@ fn config_of(pool: &Map<String, Value>, list: &Path) -> Value {
     })
 }
 
-async fn listening(child: &mut Child, addresses: &Path) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+async fn listening(child: &mut Child, addresses: &Path) -> anyhow::Result<(SocketAddr, Admin)> {
     loop {
         if let Some(status) = child.ended() {
             bail!("the gateway ended at start ({status}); it said:\n{}", child.last_words());
@@ -153,41 +166,60 @@ async fn listening(child: &mut Child, addresses: &Path) -> anyhow::Result<(Socke
                 serde_json::from_str(&text).context("the gateway's address file is not what was expected")?;
             let listener =
                 *found.listeners.first().context("the gateway's address file names no listener")?;
-            if status(found.admin).await.is_ok_and(|status| status["ready"] == true) {
-                return Ok((listener, found.admin));
+            let admin = Admin(found.admin);
+            let status = admin.call("GET", "/api/v1/status").await;
+            if status.is_ok_and(|status| status["ready"] == true) {
+                return Ok((listener, admin));
             }
         }
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn status(admin: SocketAddr) -> anyhow::Result<Value> {
-    ask(admin, "GET", "/api/v1/status").await
-}
-
-/// One request on a connection of its own; the admin port is on loopback and answers with a small body.
-async fn ask(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<Value> {
-    let exchange = async {
-        let mut socket = TcpStream::connect(admin).await?;
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {admin}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        );
-        socket.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        socket.take(4 << 20).read_to_end(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = timeout(Duration::from_secs(5), exchange).await.context("no answer within 5 s")??;
-    body(&answer)
-}
-
-fn body(answer: &[u8]) -> anyhow::Result<Value> {
-    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the answer has no head")?;
-    let status = answer.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    if status != b"200" {
-        bail!("the answer is {}, expected 200", String::from_utf8_lossy(status));
+impl Admin {
+    /// A call that answers with JSON.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or does not answer with 200 and JSON.
+    pub async fn call(self, method: &str, path: &str) -> anyhow::Result<Value> {
+        let answer = self.ask(method, path).await?;
+        serde_json::from_slice(body(&answer)?).context("the answer is not JSON")
     }
-    serde_json::from_slice(&answer[head + 4..]).context("the answer is not JSON")
+
+    /// `/metrics`, as text.
+    ///
+    /// # Errors
+    /// When it cannot be asked or does not answer with 200.
+    pub async fn metrics(self) -> anyhow::Result<String> {
+        let answer = self.ask("GET", "/metrics").await?;
+        Ok(String::from_utf8_lossy(body(&answer)?).into_owned())
+    }
+
+    /// One request on a connection of its own; the admin port is on loopback and answers with a small body.
+    async fn ask(self, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
+        let exchange = async {
+            let mut socket = TcpStream::connect(self.0).await?;
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+                self.0
+            );
+            socket.write_all(request.as_bytes()).await?;
+            let mut answer = Vec::new();
+            socket.take(4 << 20).read_to_end(&mut answer).await?;
+            anyhow::Ok(answer)
+        };
+        timeout(Duration::from_secs(5), exchange).await.context("no answer within 5 s")?
+    }
+}
+
+fn body(answer: &[u8]) -> anyhow::Result<&[u8]> {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the answer has no head")?;
+    let (status, body) = (answer.split(|byte| *byte == b' ').nth(1).unwrap_or_default(), &answer[head + 4..]);
+    if status != b"200" {
+        let (status, said) = (String::from_utf8_lossy(status), String::from_utf8_lossy(body));
+        bail!("the answer is {status}, expected 200; it says {:.200}", said.trim());
+    }
+    Ok(body)
 }
 
 #[cfg(test)]
@@ -234,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_200_with_json_is_an_error() {
-        assert_eq!(body(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{\"ready\":true}").unwrap()["ready"], true);
-        assert!(body(b"HTTP/1.1 503 Busy\r\n\r\n{}").is_err());
-        assert!(body(b"HTTP/1.1 200 OK\r\n\r\nready").is_err());
+    fn an_answer_that_is_not_200_is_an_error_that_tells_what_it_says() {
+        assert_eq!(body(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{}").unwrap(), b"{}");
+        let busy = body(b"HTTP/1.1 503 Busy\r\n\r\nno node").unwrap_err().to_string();
+        assert!(busy.contains("503") && busy.contains("no node"), "{busy}");
         assert!(body(b"").is_err());
     }
 }

@@ -1,9 +1,11 @@
-//! fleet: real WebSocket clients against demo endpoints, through the real gateway, by the steps of a scenario.
+//! fleet: real WebSocket clients against demo endpoints, or real AMQP clients against RabbitMQ, through the real gateway,
+//! by the steps of a scenario.
 //!
 //! `fleet replay SCENARIO.yaml` is the program; the other subcommands are the processes that it starts, each of its
 //! own, so that descriptors, CPU time and memory are the gateway's own. See `loadtest/README.md`.
 
 mod accounting;
+mod amqp;
 mod child;
 mod client;
 mod clients;
@@ -27,7 +29,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::task::LocalSet;
 
-/// Replay load scenarios with real WebSocket clients
+/// Replay load scenarios with real WebSocket and AMQP clients
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -37,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a scenario with evenkeel, then with a random pick, and compare
+    /// Run a scenario with evenkeel, then with a random pick or without a gateway, and compare
     Replay(replay::Args),
     /// The gateway's whole command line, as a child of replay
     #[command(hide = true, disable_help_flag = true)]
@@ -51,6 +53,9 @@ enum Command {
     /// All clients, as a child of replay
     #[command(hide = true)]
     Clients,
+    /// All AMQP clients, as a child of replay
+    #[command(hide = true)]
+    AmqpClients,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => on_one_thread(replay::replay(args)),
         Command::Endpoint(args) => on_one_thread(endpoint::serve(args)).map(|()| ExitCode::SUCCESS),
         Command::Clients => on_one_thread(clients::run()).map(|()| ExitCode::SUCCESS),
+        Command::AmqpClients => on_few_threads(amqp::clients::run()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("fleet: {error:#}");
@@ -78,6 +84,17 @@ fn run_gateway(args: Vec<OsString>) -> ExitCode {
 fn on_one_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     usage::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    LocalSet::new().block_on(&runtime, work)
+}
+
+/// The AMQP library spawns tasks of its own for each connection, and they should not wait for ours.
+fn on_few_threads<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    usage::raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the event loop")?;

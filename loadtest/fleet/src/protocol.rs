@@ -10,6 +10,7 @@ use scenario::reconnect::Reconnect;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
+use crate::amqp::plan::{AmqpOutcome, AmqpPlan, AmqpSample};
 use crate::ranges::Ranges;
 
 /// Records in one line, so that no line grows without bound.
@@ -21,6 +22,10 @@ const RECORDS_PER_LINE: usize = 200;
 pub enum Order {
     /// Clients only, once, first: connect and talk.
     Start(ClientsPlan),
+    /// AMQP clients only, once, first: connect, publish and consume.
+    StartAmqp(AmqpPlan),
+    /// AMQP clients only: connect to these from now on.
+    Targets(Vec<SocketAddr>),
     /// Send no further message of your own; answer and reconnect as before.
     Quiet,
     /// End every session politely, report every record, exit.
@@ -66,6 +71,10 @@ pub enum Answer {
     ClientSessions(Vec<ClientSession>),
     /// Some of an endpoint's records.
     EndpointSessions(Vec<EndpointSession>),
+    /// The AMQP clients' state, several times a second.
+    Amqp(AmqpSample),
+    /// The AMQP clients' account.
+    AmqpOutcome(AmqpOutcome),
     /// Everything has been said.
     Done,
 }
@@ -228,7 +237,7 @@ pub async fn follow(mut orders: mpsc::UnboundedReceiver<Order>, phase: watch::Se
     loop {
         match orders.recv().await {
             Some(Order::Quiet) => phase.send_replace(Phase::Quiet),
-            Some(Order::Start(_)) => continue,
+            Some(Order::Start(_) | Order::StartAmqp(_) | Order::Targets(_)) => continue,
             Some(Order::Finish) | None => break,
         };
     }

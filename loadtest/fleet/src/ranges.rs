@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 pub struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
+    /// The numbers from 0 on, `count` of them.
+    pub fn first(count: u64) -> Self {
+        Self(count.checked_sub(1).map(|last| (0, last)).into_iter().collect())
+    }
+
     /// Adds `number`. False: it was there already.
     pub fn insert(&mut self, number: u64) -> bool {
         // Numbers nearly always come in order: extend the last range without a search.
@@ -126,5 +131,7 @@ mod tests {
     fn numbers_in_order_are_one_range() {
         let ranges: Ranges = (5..5_000).collect();
         assert_eq!(serde_json::to_string(&ranges).unwrap(), "[[5,4999]]");
+        assert_eq!(Ranges::first(3), (0..3).collect());
+        assert_eq!(Ranges::first(0).len(), 0);
     }
 }

@@ -110,7 +110,8 @@ fn unclean(run: &Recording) -> u64 {
     judged.filter(|session| !session.ending.clean()).count() as u64
 }
 
-fn cost(idle: Usage, end: Usage, sessions: u32) -> Cost {
+/// What the gateway cost, from its usage before the first client and at the end with `sessions` of them.
+pub fn cost(idle: Usage, end: Usage, sessions: u32) -> Cost {
     let mib = |kib: u64| kib as f64 / 1024.0;
     Cost {
         cpu_s: end.cpu_s,

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use scenario::amqp::AmqpScenario;
 use scenario::{Bounds, Report, Run, Scenario, Summary};
 
+use crate::amqp;
 use crate::gateway::{move_close, without_rebalance};
 use crate::recording::summarise;
 use crate::run::{self, Setup, Target};
@@ -41,6 +43,9 @@ pub struct Args {
     /// Leave out the run to compare with
     #[arg(long)]
     pub no_baseline: bool,
+    /// AMQP only: leave out the run with the gateway; nothing is judged then
+    #[arg(long)]
+    pub no_gateway: bool,
     /// Another seed than the scenario's
     #[arg(long)]
     pub seed: Option<u64>,
@@ -58,7 +63,7 @@ pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
     if args.scenarios.len() > 1 && (args.json.is_some() || args.html.is_some()) {
         bail!("--json and --html name one file, but there are {} scenarios", args.scenarios.len());
     }
-    let scenarios: Vec<Scenario> =
+    let scenarios: Vec<Any> =
         args.scenarios.iter().map(|path| read(path, args.seed)).collect::<Result<_, _>>()?;
     let mut passed = true;
     for scenario in &scenarios {
@@ -67,32 +72,32 @@ pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(path: &Path, seed: Option<u64>) -> anyhow::Result<Scenario> {
+/// A scenario of either kind.
+enum Any {
+    Websocket(Box<Scenario>),
+    Amqp(Box<AmqpScenario>),
+}
+
+fn read(path: &Path, seed: Option<u64>) -> anyhow::Result<Any> {
     let shown = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    if AmqpScenario::is_meant(&text) {
+        let mut scenario = AmqpScenario::parse(&text).map_err(|e| anyhow::anyhow!("{shown}: {e}"))?;
+        scenario.seed = seed.unwrap_or(scenario.seed);
+        return Ok(Any::Amqp(Box::new(scenario)));
+    }
     let mut scenario = Scenario::parse(&text, BOUNDS).map_err(|e| anyhow::anyhow!("{shown}: {e}"))?;
     scenario.seed = seed.unwrap_or(scenario.seed);
     check_descriptors(scenario.clients.count)?;
-    Ok(scenario)
+    Ok(Any::Websocket(Box::new(scenario)))
 }
 
 /// All runs of a scenario and its reports; whether every expectation is met.
-async fn play(args: &Args, scenario: &Scenario) -> anyhow::Result<bool> {
+async fn play(args: &Args, scenario: &Any) -> anyhow::Result<bool> {
     let out = PathBuf::from("target/replay");
-    let setups = setups(args, scenario, &out)?;
-    let mut runs = Vec::new();
-    for setup in &setups {
-        runs.push(one(scenario, setup).await?);
-    }
-    let report = Report {
-        name: scenario.name.clone(),
-        description: scenario.description.clone(),
-        program: "fleet, with real clients".into(),
-        clients: scenario.clients.count,
-        seed: scenario.seed,
-        machine: usage::machine(),
-        verdicts: runs.first().map_or_else(Vec::new, |run| scenario.expect.judge(&run.summary)),
-        runs,
+    let report = match scenario {
+        Any::Websocket(scenario) => play_websocket(args, scenario, &out).await?,
+        Any::Amqp(scenario) => amqp::replay::play(args, scenario, &out).await?,
     };
     let json = args.json.clone().unwrap_or_else(|| out.join(format!("{}.json", report.name)));
     let html = args.html.clone().unwrap_or_else(|| out.join(format!("{}.html", report.name)));
@@ -102,6 +107,27 @@ async fn play(args: &Args, scenario: &Scenario) -> anyhow::Result<bool> {
     stdout.write_all(report.text().as_bytes())?;
     writeln!(stdout, "\n  {}\n  {}", json.display(), html.display())?;
     Ok(report.passed())
+}
+
+async fn play_websocket(args: &Args, scenario: &Scenario, out: &Path) -> anyhow::Result<Report> {
+    if args.no_gateway {
+        bail!("--no-gateway is for AMQP scenarios; a WebSocket scenario needs a gateway");
+    }
+    let setups = setups(args, scenario, out)?;
+    let mut runs = Vec::new();
+    for setup in &setups {
+        runs.push(one(scenario, setup).await?);
+    }
+    Ok(Report {
+        name: scenario.name.clone(),
+        description: scenario.description.clone(),
+        program: "fleet, with real clients".into(),
+        clients: scenario.clients.count,
+        seed: scenario.seed,
+        machine: usage::machine(),
+        verdicts: runs.first().map_or_else(Vec::new, |run| scenario.expect.judge(&run.summary)),
+        runs,
+    })
 }
 
 async fn one(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Run> {
@@ -180,10 +206,13 @@ mod tests {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let scenario = Scenario::parse(&fs::read_to_string(&path).unwrap(), BOUNDS)
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            assert_eq!(path.file_stem().unwrap().to_str(), Some(scenario.name.as_str()));
-            names.push(scenario.name);
+            let scenario = read(&path, None).unwrap_or_else(|e| panic!("{e:#}"));
+            let name = match scenario {
+                Any::Websocket(scenario) => scenario.name,
+                Any::Amqp(scenario) => scenario.name,
+            };
+            assert_eq!(path.file_stem().unwrap().to_str(), Some(name.as_str()));
+            names.push(name);
         }
         assert!(names.len() >= 6, "{names:?}");
     }

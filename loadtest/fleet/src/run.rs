@@ -250,7 +250,11 @@ impl Run<'_> {
             }
             Answer::ClientSessions(sessions) => self.recording.clients.extend(sessions),
             Answer::Done => self.clients_done = true,
-            Answer::Listening(_) | Answer::Open(_) | Answer::EndpointSessions(_) => {}
+            Answer::Listening(_)
+            | Answer::Open(_)
+            | Answer::EndpointSessions(_)
+            | Answer::Amqp(_)
+            | Answer::AmqpOutcome(_) => {}
         }
     }
 
