@@ -27,6 +27,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 /// Between two looks at a node that is being drained.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Longest wait for empty queues: quorum queues count themselves every 5 s.
+const COUNTED_WITHIN: Duration = Duration::from_secs(15);
+
 /// What happens to nodes.
 #[derive(Debug)]
 pub enum Happened {
@@ -113,11 +116,22 @@ impl Nodes {
         self.write_list()
     }
 
-    /// Messages in all queues, ready or unacknowledged, as the brokers count them.
+    /// Messages in all queues, ready or unacknowledged, as the brokers count them; waits a while for none.
     ///
     /// # Errors
     /// When no node answers.
     pub async fn messages(&self) -> anyhow::Result<u64> {
+        let end = Instant::now() + COUNTED_WITHIN;
+        loop {
+            let left = self.messages_now().await?;
+            if left == 0 || Instant::now() >= end {
+                return Ok(left);
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn messages_now(&self) -> anyhow::Result<u64> {
         let cluster = self.cluster.clone();
         let count = move || {
             let text = lock(&cluster).ctl(0, &["list_queues", "messages", "--no-table-headers"])?;

@@ -43,7 +43,7 @@ pub struct AmqpExpect {
     /// Time from the last step until everything is level and stays so.
     #[serde(with = "units::optional_duration")]
     pub level_within: Option<Duration>,
-    /// Connections at the end.
+    /// Clients connected at the end.
     pub connected_min: Option<u32>,
 }
 

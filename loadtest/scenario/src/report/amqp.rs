@@ -11,7 +11,7 @@ use crate::summary::{Summary, Times};
 pub fn rows(runs: &[Run]) -> Vec<Row> {
     let line = |label, cell: &dyn Fn(&Summary) -> String| row(runs, label, cell);
     let mut rows = vec![
-        line("connections at the end", &|run| run.connected.to_string()),
+        line("clients connected at the end", &|run| run.connected.to_string()),
         line("connections by node at the end", &|run| counts(&run.sessions_end)),
         line("max/mean before the first step", &|run| format!("{:.2}", run.imbalance_before)),
         line("max/mean, worst after it", &|run| format!("{:.2}", run.imbalance_peak)),
