@@ -93,6 +93,7 @@ impl Relay {
     pub(super) fn carry_out(&mut self, cx: &mut Context<'_>, now: Time) {
         loop {
             while let Some(event) = self.session.poll_event() {
+                self.acted = true;
                 self.carry(now, event);
             }
             if self.session.end().is_some() {
@@ -103,7 +104,7 @@ impl Relay {
             let mut is_quiet = true;
             for leg in [AmqpLeg::Downstream, AmqpLeg::Upstream, AmqpLeg::Next] {
                 if let Some(bytes) = self.session.poll_transmit(leg) {
-                    is_quiet = false;
+                    (is_quiet, self.acted) = (false, true);
                     self.emit(Some(cx), now, leg, &bytes);
                 }
             }

@@ -31,6 +31,9 @@ pub const BUFFER_BYTES: usize = 4 * buffer::CHUNK_BYTES;
 /// How often in a row a session may say something of its own instead of taking a byte.
 const AGAIN_MAX: u32 = 16;
 
+/// How often in a row a deadline is put off because bytes have come.
+const DEFERRALS_MAX: u8 = 8;
+
 const LEGS: [AmqpLeg; 3] = [AmqpLeg::Downstream, AmqpLeg::Upstream, AmqpLeg::Next];
 
 /// What a session begins with.
@@ -59,6 +62,8 @@ pub struct Relay {
     pub(super) stay: Stay,
     shown: Shown,
     attached: bool,
+    /// The session wanted something done since it was last looked at: a dial may have begun, or a leg come.
+    pub(super) acted: bool,
     /// The client has ended its stream, or reset it: it was there.
     heard: bool,
     /// The endpoint has failed the session.
@@ -75,6 +80,8 @@ pub(super) struct Rare {
     pub next: Option<Side>,
     /// The move under way.
     pub moving: Moving,
+    /// How often in a row a deadline was put off.
+    pub deferred: u8,
 }
 
 /// What the slot was told last, so that a session that just carries messages does not touch its memory for each.
@@ -101,7 +108,7 @@ impl Relay {
         let Begin { down, up, session, policy, caller, origin, stay } = begin;
         let moving = Moving::default();
         let now = stay.worker.clock.now();
-        let rare = Rare { policy, caller, origin, next: None, moving };
+        let rare = Rare { policy, caller, origin, next: None, moving, deferred: 0 };
         Self {
             down: Side::new(down, from_client),
             up: Some(Side::new(up, from_endpoint)),
@@ -109,6 +116,7 @@ impl Relay {
             stay,
             shown: Shown { active: now, ..Shown::default() },
             attached: false,
+            acted: false,
             heard: false,
             lost: false,
             rare: Box::new(rare),
@@ -134,6 +142,7 @@ impl Relay {
                 progress |= self.pump(cx, now, leg, buffer, budget) == Step::Progress;
                 progress |= self.finish(cx, now, leg) == Step::Progress;
             }
+            progress |= std::mem::take(&mut self.acted);
             // While both peers just talk, one pass over both directions leaves nothing undone.
             if !was_busy && !self.is_busy() {
                 break;
@@ -146,6 +155,10 @@ impl Relay {
             if timed || !is_due {
                 break;
             }
+            if self.is_deferred() {
+                cx.waker().wake_by_ref();
+                break;
+            }
             timed = true;
             self.session.handle_timeout(now, &self.settings());
             self.carry_out(cx, now);
@@ -155,6 +168,21 @@ impl Relay {
         }
         self.publish(now);
         Poll::Pending
+    }
+
+    /// A deadline of a move may be about silence, and that is none when bytes wait in a socket that the reactor has not told
+    /// of yet: one look, at the one instant where it matters. Not for ever, since bytes may never cease to come.
+    fn is_deferred(&mut self) -> bool {
+        let is_read = |leg| {
+            let (side, blocked) = (self.side(leg)?, self.side(other(leg)?).is_some_and(|to| to.waits() > 0));
+            let reads = self.session.wants_read(leg) && side.is_readable() && !blocked;
+            (reads && side.has_unread()).then_some(())
+        };
+        let waits = self.session.is_moving()
+            && self.rare.deferred < DEFERRALS_MAX
+            && (is_read(AmqpLeg::Upstream).is_some() || is_read(AmqpLeg::Downstream).is_some());
+        self.rare.deferred = if waits { self.rare.deferred + 1 } else { 0 };
+        waits
     }
 
     /// A move, an end, or a wait is under way.

@@ -94,6 +94,11 @@ impl Side {
         self.backlog.abandon()
     }
 
+    /// Bytes have arrived that were not read yet. A system call.
+    pub fn has_unread(&self) -> bool {
+        self.io.has_unread()
+    }
+
     /// Reads into `buffer`, at most a chunk.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Read> {
         let room = buffer.len().min(CHUNK_BYTES);
