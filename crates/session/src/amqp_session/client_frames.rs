@@ -137,7 +137,7 @@ impl AmqpSession {
         place: usize,
         frame: Frame<'_>,
     ) -> Result<Verdict, FrameError> {
-        let (tag, multiple) = match Method::parse(frame.payload())? {
+        let (mut tag, multiple) = match Method::parse(frame.payload())? {
             Method::Ack { tag, multiple } | Method::Nack { tag, multiple } => (tag, multiple),
             Method::Reject { tag } => (tag, false),
             _ => return Ok(Verdict::Pass),
@@ -146,6 +146,12 @@ impl AmqpSession {
         let channel = &mut self.channels[place];
         channel.to_upstream.handle_method(MethodId::of(frame.payload()))?;
         let holds = holds && !channel.consumers.is_empty();
+        if holds && multiple && tag == 0 {
+            // All that there are now: what is delivered while it is held back is not meant.
+            let Some(last) = channel.deliveries.last_open() else { return Ok(Verdict::Skip) };
+            tag = last;
+            patch(frame.bytes, last);
+        }
         let Channel { deliveries, consumers, .. } = channel;
         let is_known = deliveries.settle(tag, multiple, |owner| {
             let owner = consumers.iter_mut().find(|consumer| consumer.key == owner);

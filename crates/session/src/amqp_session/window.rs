@@ -94,6 +94,12 @@ impl Window {
         is_known
     }
 
+    /// The last number that is open.
+    pub fn last_open(&self) -> Option<u64> {
+        let place = self.slots.iter().rposition(|slot| *slot != SETTLED)?;
+        Some(self.first + place as u64)
+    }
+
     fn may_be_open(&self, number: u64) -> bool {
         let Some(at) = number.checked_sub(self.first) else { return false };
         let slot = usize::try_from(at).ok().and_then(|at| self.slots.get(at));
