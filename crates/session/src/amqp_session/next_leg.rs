@@ -139,10 +139,11 @@ impl AmqpSession {
         }
     }
 
-    /// The next endpoint is logged in at, and has opened the channels.
+    /// The next endpoint is logged in at, has opened the channels, and owes no answer: none may come behind a switch.
     pub(super) fn is_next_ready(&self) -> bool {
         let next = self.mover.as_deref().and_then(|mover| mover.next.as_ref());
-        next.is_some_and(|next| next.prepared && next.waiting == 0)
+        let owes = |next: &Next| next.emptiness.as_ref().is_some_and(|emptiness| !emptiness.asked.is_empty());
+        next.is_some_and(|next| next.prepared && next.waiting == 0 && !owes(next))
     }
 
     /// The next leg is of no use.
