@@ -408,15 +408,7 @@ impl AmqpSession {
     /// Looks for another endpoint for a client that would not notice. `is_closed`: the endpoint has sent a Close, which is
     /// answered in the client's stead.
     pub(super) fn replace_upstream(&mut self, now: Time, settings: &AmqpSettings, is_closed: bool) {
-        let frame_max = self.opened.tune.frame_max;
-        let scanner = std::mem::replace(&mut self.endpoint, amqp::Scanner::new(frame_max));
-        let out = std::mem::take(&mut self.out[UPSTREAM]);
-        let retiree = is_closed.then(|| {
-            let former = Former { scanner, out, last_ack: None, heartbeat: 0, was_closed: true };
-            Retiree::new(now, settings, former)
-        });
-        self.has_upstream = false;
-        self.events.push_back(AmqpEvent::UpstreamDropped { retiree });
+        self.drop_upstream(now, settings, is_closed);
         self.losses += 1;
         if self.losses > LOSSES_MAX || matches!(self.goal(), Some(Goal::Shed { .. })) {
             return self.force(now, settings, Abort::EndpointLost, true);
@@ -438,6 +430,19 @@ impl AmqpSession {
             mover.freeze(now, heartbeat);
         }
         self.advance(now, settings);
+    }
+
+    /// The endpoint leaves the session. `is_closed`: it has sent a Close, which is answered.
+    pub(super) fn drop_upstream(&mut self, now: Time, settings: &AmqpSettings, is_closed: bool) {
+        let frame_max = self.opened.tune.frame_max;
+        let scanner = std::mem::replace(&mut self.endpoint, amqp::Scanner::new(frame_max));
+        let out = std::mem::take(&mut self.out[UPSTREAM]);
+        let retiree = is_closed.then(|| {
+            let former = Former { scanner, out, last_ack: None, heartbeat: 0, was_closed: true };
+            Retiree::new(now, settings, former)
+        });
+        self.has_upstream = false;
+        self.events.push_back(AmqpEvent::UpstreamDropped { retiree });
     }
 
     /// The client is closed with 320: after a switch that could not be completed, or since its endpoint is lost.

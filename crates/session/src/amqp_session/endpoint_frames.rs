@@ -204,6 +204,10 @@ impl AmqpSession {
                 self.replace_upstream(now, settings, true);
                 return Ok(Verdict::Skip);
             }
+            Method::Close { .. } if self.is_replaying() => {
+                self.replay_closed(now, settings);
+                return Ok(Verdict::Skip);
+            }
             Method::Close { code, .. } => {
                 self.drop_mover(now, settings);
                 self.endpoint_closes(now, settings, code);

@@ -6,8 +6,9 @@ use model::Time;
 use crate::Initiator;
 
 use super::channel::{By, Channel, ChannelState, Mode, Subscription, Want};
+use super::mover::Phase;
 use super::window::Window;
-use super::{Abort, AmqpLeg, AmqpSession, AmqpSettings, Verdict};
+use super::{Abort, AmqpEvent, AmqpLeg, AmqpSession, AmqpSettings, Verdict};
 
 const UPSTREAM: usize = AmqpLeg::Upstream as usize;
 
@@ -56,6 +57,19 @@ impl AmqpSession {
             mover.retries.push((id, now + RETRY));
         }
         Verdict::Skip
+    }
+
+    pub(super) fn is_replaying(&self) -> bool {
+        self.mover.as_deref().is_some_and(|mover| mover.phase == Phase::Replaying)
+    }
+
+    /// The new endpoint has closed the connection amid the replay. The client is frozen and has no part in it: whatever the
+    /// code, it is told to connect again.
+    pub(super) fn replay_closed(&mut self, now: Time, settings: &AmqpSettings) {
+        self.events.push_back(AmqpEvent::Forced { reason: Abort::Replay, lost: false });
+        self.drop_upstream(now, settings, true);
+        let text = "CONNECTION_FORCED - the move to another node failed, connect again";
+        self.close_client(now, settings, Initiator::Endpoint, code::CONNECTION_FORCED, text);
     }
 
     /// Opens channels anew whose time has come.

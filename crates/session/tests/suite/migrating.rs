@@ -312,6 +312,20 @@ fn a_consumer_that_the_new_endpoint_refuses_closes_the_client_with_320() {
 }
 
 #[test]
+fn a_close_amid_the_replay_is_answered_and_the_client_gets_320_whatever_its_code() {
+    let mut rig = saturated();
+    rig.endpoint_says(&cancel_ok(1));
+    rig.client_says(&ack(1, 0, true));
+    rig.endpoint_says(&frames(|out| write::connection_close(out, 530, "NOT_ALLOWED - no room")));
+    assert!(rig.told.contains(&Told::Forced(Abort::Replay, false)), "{:?}", rig.told);
+    assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
+    assert_eq!(rig.session.end().and_then(|end| end.code), Some(320));
+    let (retiree, _) = rig.retirees.last_mut().expect("the new endpoint is looked after");
+    let answer = retiree.poll_transmit().expect("it is answered");
+    assert_eq!(methods(&answer).last(), Some(&(0, MethodId::CONNECTION_CLOSE_OK)));
+}
+
+#[test]
 fn an_idle_client_does_not_notice_that_its_endpoint_is_lost() {
     let mut rig = Rig::with_consumer(AmqpSettings::default(), "classic", 5);
     rig.endpoint_says(&deliver(1, 1, b"a"));
