@@ -167,6 +167,8 @@ pub struct AmqpSession {
     /// Endpoints lost since the client was last heard.
     losses: u8,
     out: [Zeroizing<Vec<u8>>; 3],
+    /// When the client was last sent something.
+    spoken: Time,
     /// For the client, once the endpoint's message under way has ended.
     later: Vec<u8>,
     /// Channels have something for the endpoint, once the client's message under way there has ended.
@@ -213,6 +215,7 @@ impl AmqpSession {
             has_upstream: true,
             losses: 0,
             out: Default::default(),
+            spoken: Time::ZERO,
             later: Vec::new(),
             has_later: false,
             events: VecDeque::new(),
@@ -254,9 +257,15 @@ impl AmqpSession {
                 Err(error) => return self.handle_malformed(now, settings, from, error, at, bytes.len()),
             };
             match verdict {
-                Verdict::Pass => at += self.scanner(from).take(piece),
+                Verdict::Pass => {
+                    at += self.scanner(from).take(piece);
+                    if from == AmqpLeg::Upstream {
+                        self.spoken = now;
+                    }
+                }
                 Verdict::Skip => {
                     let skip = self.scanner(from).take(piece);
+                    self.beat_for_swallowed(now, from);
                     self.after_frame(now, settings, from);
                     return self.leave(now, from, bytes, at, skip);
                 }
@@ -345,6 +354,7 @@ impl AmqpSession {
         if let Some(mover) = self.mover.as_deref_mut().filter(|m| !matches!(m.goal, Goal::Shed { .. })) {
             // Consumers are being started: first that is brought to its end.
             mover.then_shed = Some((deadline, close));
+            self.advance(now, settings);
             return Ok(());
         }
         self.may_move()?;

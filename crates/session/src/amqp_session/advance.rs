@@ -145,7 +145,7 @@ impl AmqpSession {
             let is_open = channel.state == ChannelState::Open;
             for consumer in channel.consumers.iter_mut().filter(|_| is_open) {
                 if consumer.at == Subscription::Active && may_be_fenced(consumer, goal) {
-                    write::cancel(&mut out, channel.id, &consumer.tag, false);
+                    write::cancel(&mut out, channel.id, consumer.tag_at_endpoint(), false);
                     consumer.at = Subscription::Cancelling { leave: false };
                     asked.push(Want::Cancel(consumer.tag.clone()));
                 }
@@ -293,15 +293,20 @@ impl AmqpSession {
         if self.channels.iter().flat_map(|channel| &channel.consumers).any(waits) {
             return;
         }
+        // A shed would cancel them again at once.
+        let is_shed_next = self.mover.as_deref().is_some_and(|mover| mover.then_shed.is_some());
         for place in 0..self.channels.len() {
             let channel = &mut self.channels[place];
-            if channel.state == ChannelState::Open {
+            if channel.state == ChannelState::Open && !is_shed_next {
                 let mut out = Vec::new();
                 channel.start_consumers(&mut out, channel.qos.consumer);
                 self.upstream_of(place).append(&mut out);
             }
         }
-        if self.has_pending(By::Gateway) {
+        let waits = |consumer: &Consumer| consumer.at == Subscription::Cancelled;
+        let open = self.channels.iter().filter(|channel| channel.state == ChannelState::Open);
+        let is_unfinished = open.flat_map(|channel| &channel.consumers).any(waits) && !is_shed_next;
+        if self.has_pending(By::Gateway) || is_unfinished {
             return;
         }
         let Some(mover) = self.mover.take() else { return };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use amqp::{Bits, Consume, Content, Table, write};
+use amqp::{Bits, Consume, Content, HEADER_BYTES, Table, write};
 
 use super::queues::QueueKind;
 use super::window::Window;
@@ -76,6 +76,8 @@ pub(crate) struct Consumer {
     pub classic: bool,
     pub pin: Option<AmqpPin>,
     pub tag: Box<[u8]>,
+    /// Of the same length: what the endpoint knows it by, if that is not its tag.
+    pub alias: Option<Box<[u8]>>,
     pub queue: Box<[u8]>,
     pub arguments: Box<[u8]>,
 }
@@ -100,6 +102,7 @@ impl Consumer {
             classic: kind.is_some_and(|kind| kind.classic),
             pin: None,
             tag: consume.tag.into(),
+            alias: None,
             queue: queue.into(),
             arguments: consume.arguments.bytes().into(),
         };
@@ -136,6 +139,16 @@ impl Consumer {
     /// Nothing is acknowledged.
     pub fn no_ack(&self) -> bool {
         self.bits.at(1)
+    }
+
+    /// What the endpoint knows it by.
+    pub fn tag_at_endpoint(&self) -> &[u8] {
+        self.alias.as_deref().unwrap_or(&self.tag)
+    }
+
+    /// Another message would not be more than it has asked for.
+    fn has_room(&self) -> bool {
+        self.prefetch == 0 || self.unacked < u32::from(self.prefetch)
     }
 }
 
@@ -267,6 +280,7 @@ impl Channel {
         self.consumers.retain(|consumer| consumer.at != (Subscription::Cancelling { leave: true }));
         for consumer in &mut self.consumers {
             consumer.unacked = 0;
+            consumer.alias = None;
             consumer.at = Subscription::Cancelled;
         }
     }
@@ -293,17 +307,30 @@ impl Channel {
         answers
     }
 
-    /// Starts its cancelled consumers again, each with the prefetch of its time; `current` is the prefetch in force.
+    /// Starts its cancelled consumers again, each with the prefetch of its time; `current` is the prefetch in force. One whose
+    /// prefetch is full would get nothing, and waits.
     pub fn start_consumers(&mut self, out: &mut Vec<u8>, mut current: u16) {
         let mut asked = Vec::new();
-        for consumer in self.consumers.iter_mut().filter(|c| c.at == Subscription::Cancelled) {
+        for place in 0..self.consumers.len() {
+            let consumer = &self.consumers[place];
+            if consumer.at != Subscription::Cancelled || !consumer.has_room() {
+                continue;
+            }
+            // A quorum queue of RabbitMQ 3.10 fails (541) when a tag of which messages are unacknowledged is consumed with again.
+            let is_owed = consumer.unacked > 0 && !consumer.classic;
+            let alias = is_owed.then(|| self.free_tag(consumer)).flatten();
+            if is_owed && alias.is_none() {
+                continue;
+            }
+            let consumer = &mut self.consumers[place];
+            consumer.alias = alias;
             if consumer.prefetch != current {
                 current = consumer.prefetch;
                 write::qos(out, self.id, current, false);
                 asked.push(Want::Other);
             }
-            let Consumer { queue, tag, bits, arguments, .. } = &*consumer;
-            write::consume(out, self.id, queue, tag, *bits, arguments);
+            let Consumer { queue, bits, arguments, .. } = &*consumer;
+            write::consume(out, self.id, queue, consumer.tag_at_endpoint(), *bits, arguments);
             consumer.at = Subscription::Starting;
             asked.push(Want::Start(consumer.key));
         }
@@ -315,4 +342,43 @@ impl Channel {
             self.expect(want, By::Gateway);
         }
     }
+
+    /// A tag as long as that of `consumer` which the endpoint does not know on this channel.
+    fn free_tag(&self, consumer: &Consumer) -> Option<Box<[u8]>> {
+        let is_free =
+            |tag: &[u8]| self.consumers.iter().all(|c| *c.tag != *tag && c.alias.as_deref() != Some(tag));
+        let variants = (b'0'..=b'9').chain(b'a'..=b'z').chain(b'A'..=b'Z');
+        variants
+            .map(|last| {
+                let mut tag = consumer.tag.clone();
+                if let Some(byte) = tag.last_mut() {
+                    *byte = last;
+                }
+                tag
+            })
+            .find(|tag| is_free(tag))
+    }
+
+    /// The alias, if any, of the consumer that a client's `basic.cancel` names.
+    pub fn alias_of(&self, frame: &[u8]) -> Option<Box<[u8]>> {
+        let tag = consumer_tag(frame)?;
+        let consumer = self.consumers.iter().find(|consumer| consumer.tag[..] == frame[tag.clone()])?;
+        consumer.alias.clone()
+    }
+
+    /// Puts the client's tag in the place of an alias, in a `basic.deliver`, `cancel` or `cancel-ok` of the endpoint's.
+    pub fn unalias(&self, frame: &mut [u8]) {
+        let Some(tag) = consumer_tag(frame) else { return };
+        let named = |consumer: &&Consumer| consumer.alias.as_deref() == Some(&frame[tag.clone()]);
+        if let Some(consumer) = self.consumers.iter().find(named) {
+            frame[tag].copy_from_slice(&consumer.tag);
+        }
+    }
+}
+
+/// Where the consumer tag stands in the frame of a method that begins with one.
+pub(crate) fn consumer_tag(frame: &[u8]) -> Option<std::ops::Range<usize>> {
+    let at = HEADER_BYTES + 5;
+    let end = at + usize::from(*frame.get(at - 1)?);
+    (end <= frame.len()).then_some(at..end)
 }

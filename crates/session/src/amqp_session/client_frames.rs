@@ -4,7 +4,9 @@ use amqp::{Consume, Declare, FrameError, Kind, METHOD_BYTES_MAX, Method, MethodI
 use model::Time;
 use zeroize::Zeroizing;
 
-use super::channel::{By, Channel, ChannelState, Consumer, Mode, NO_CONSUMER, Subscription, Want};
+use super::channel::{
+    By, Channel, ChannelState, Consumer, Mode, NO_CONSUMER, Subscription, Want, consumer_tag,
+};
 use super::mover::Goal;
 use super::queues::{self, hash};
 use super::{Abort, AmqpLeg, AmqpSession, AmqpSettings, Frame, MessageOrder, Verdict};
@@ -62,8 +64,17 @@ impl AmqpSession {
                 self.client_ack(now, settings, place, frame)
             }
             _ => {
+                let alias = match id {
+                    MethodId::BASIC_CANCEL => self.channels[place].alias_of(frame.bytes),
+                    _ => None,
+                };
                 let verdict = self.client_method(now, settings, place, id, &frame);
                 self.find_pin(settings);
+                if let (Ok(Verdict::Pass), Some(alias)) = (&verdict, alias)
+                    && let Some(tag) = consumer_tag(frame.bytes)
+                {
+                    frame.bytes[tag].copy_from_slice(&alias);
+                }
                 verdict
             }
         }

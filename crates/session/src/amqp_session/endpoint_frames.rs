@@ -47,6 +47,9 @@ impl AmqpSession {
         }
         let Some(place) = self.place_of(frame.channel) else { return Ok(Verdict::Pass) };
         self.channels[place].to_downstream.handle_method(id)?;
+        if matches!(id, MethodId::BASIC_DELIVER | MethodId::BASIC_CANCEL | MethodId::BASIC_CANCEL_OK) {
+            self.channels[place].unalias(frame.bytes);
+        }
         match id {
             MethodId::BASIC_DELIVER => self.delivery(place, frame),
             MethodId::BASIC_ACK | MethodId::BASIC_NACK => confirm(&mut self.channels[place], frame),

@@ -196,4 +196,14 @@ impl AmqpSession {
             self.tell_client(|out| out.extend_from_slice(&write::HEARTBEAT));
         }
     }
+
+    /// What is swallowed counts as a sign of life for the endpoint, which then sends no heartbeat: the client gets one of ours when
+    /// it has heard nothing for half the interval.
+    pub(super) fn beat_for_swallowed(&mut self, now: Time, from: AmqpLeg) {
+        let half = std::time::Duration::from_millis(u64::from(self.opened.tune.heartbeat) * 500);
+        if from == AmqpLeg::Upstream && !half.is_zero() && now.since(self.spoken) >= half {
+            self.spoken = now;
+            self.tell_client(|out| out.extend_from_slice(&write::HEARTBEAT));
+        }
+    }
 }

@@ -14,6 +14,8 @@ const UPSTREAM: usize = AmqpLeg::Upstream as usize;
 
 /// Pause before a consumer is tried again on a queue that was not found: a node that has just joined may not know it yet.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long a queue may stay unknown.
+const REFUSED: std::time::Duration = std::time::Duration::from_secs(1);
 /// Consumers that may be given up with a notification, one after the other.
 const EXTENSIONS_MAX: u8 = 3;
 /// `queue not found`.
@@ -49,7 +51,10 @@ impl AmqpSession {
             channel.consumers.swap(0, refused);
         }
         let Some(mover) = &mut self.mover else { return Verdict::Skip };
-        mover.refused = Some(id);
+        if mover.refused.replace(id).is_none() {
+            // A queue that stays unknown is told of sooner than a node that is slow.
+            mover.until = mover.until.map(|until| until.min(now + settings.replay_timeout.min(REFUSED)));
+        }
         if std::mem::take(&mut mover.gives_up) {
             mover.retries.push((id, now));
             self.give_up_consumer(place);
@@ -101,7 +106,7 @@ impl AmqpSession {
             return self.force(now, settings, Abort::Replay, false);
         }
         mover.extensions += 1;
-        mover.until = Some(now + settings.replay_timeout);
+        mover.until = Some(now + settings.replay_timeout.min(REFUSED));
         let waits = mover.retries.iter_mut().find(|(id, _)| Some(*id) == refused);
         if let Some((_, at)) = waits {
             *at = now;

@@ -38,7 +38,7 @@ pub struct AmqpSettings {
     pub settle_timeout: Duration,
     /// How long the endpoint has to confirm what was published, with the client frozen (D2).
     pub flush_timeout: Duration,
-    /// How long the new endpoint has to take the consumers (D3).
+    /// How long the new endpoint has to take the consumers (D3). There is no way back from here, so it is long.
     pub replay_timeout: Duration,
     /// How long a former connection stays open after the last ack.
     pub linger: Duration,
@@ -58,7 +58,7 @@ impl Default for AmqpSettings {
             saturate_timeout: Duration::from_millis(50),
             settle_timeout: Duration::from_secs(2),
             flush_timeout: Duration::from_secs(1),
-            replay_timeout: Duration::from_secs(1),
+            replay_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(1),
             linger_max: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),

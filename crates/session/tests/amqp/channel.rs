@@ -36,6 +36,8 @@ pub enum Mode {
 struct Unacked {
     queue: usize,
     entry: Entry,
+    /// Of the consumer; empty: it was got.
+    tag: Bytes,
 }
 
 #[derive(Debug)]
@@ -413,6 +415,15 @@ impl Cluster {
         };
         let is_used = self.channels[channel].consumers.contains_key(&tag);
         ledger.check(!is_used, || format!("I4: consumer {tag:?} began twice"));
+        // RabbitMQ 3.10.8 crashes the channel (541) some deliveries later.
+        let is_owed = self.queues[queue].kind == QueueKind::Quorum
+            && self.channels[channel]
+                .unacked
+                .values()
+                .any(|unacked| unacked.tag == tag && unacked.queue == queue);
+        ledger.check(!is_owed, || {
+            format!("I4: tag {tag:?} is consumed with beside its unacknowledged messages")
+        });
         let asked = Asked {
             tag,
             prefetch: self.channels[channel].prefetch.into(),
@@ -453,14 +464,14 @@ impl Cluster {
         for tag in tags {
             if requeue {
                 self.give_back(channel, tag, ledger);
-            } else if let Some(Unacked { queue, entry }) = self.channels[channel].unacked.remove(&tag) {
+            } else if let Some(Unacked { queue, entry, .. }) = self.channels[channel].unacked.remove(&tag) {
                 self.settle_at(channel, queue, ToQueue::Ack { position: entry.position });
             }
         }
     }
 
     fn give_back(&mut self, channel: usize, tag: u64, ledger: &mut Ledger) {
-        if let Some(Unacked { queue, entry }) = self.channels[channel].unacked.remove(&tag) {
+        if let Some(Unacked { queue, entry, .. }) = self.channels[channel].unacked.remove(&tag) {
             let is_wanted = ledger.of(entry.message).again;
             ledger.check(is_wanted, || {
                 format!("I2: message {} was given back, not by the client", entry.message)
@@ -598,7 +609,8 @@ impl Cluster {
         let piece = 4 + padding / 2;
         wire::content(number, entry.message, padding, piece).into_iter().for_each(|frame| process.say(frame));
         if !no_ack {
-            process.unacked.insert(tag, Unacked { queue, entry });
+            let consumer = consumer.map(<[u8]>::to_vec).unwrap_or_default();
+            process.unacked.insert(tag, Unacked { queue, entry, tag: consumer });
         }
     }
 }

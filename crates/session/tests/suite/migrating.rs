@@ -207,13 +207,14 @@ fn unacknowledged_messages_keep_a_consumer_where_it_is() {
     let mut rig = saturated();
     rig.endpoint_says(&cancel_ok(1));
     rig.endpoint.clear();
+    rig.client.clear();
     rig.wait(Duration::from_secs(2));
-    assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CONSUME)], "with the prefetch that is in force");
+    rig.client_says(&ack(1, 1, false));
+    let expected = [MethodId::BASIC_ACK, MethodId::BASIC_CONSUME].map(|id| (1, id));
+    assert_eq!(methods(&rig.endpoint), expected, "with the prefetch that is in force");
     rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unacked, true)));
     assert!(rig.client.is_empty());
-    rig.endpoint_says(&deliver(1, 3, b"c"));
-    assert_eq!(tags(&rig.client, MethodId::BASIC_DELIVER), [3]);
 }
 
 #[test]
@@ -243,6 +244,7 @@ fn a_client_that_cancels_a_cancelled_consumer_is_answered() {
 fn a_request_that_changes_the_channel_gives_the_move_up_first() {
     let mut rig = saturated();
     rig.endpoint_says(&cancel_ok(1));
+    rig.client_says(&ack(1, 1, false));
     rig.endpoint.clear();
     rig.client_says(&frames(|out| write::qos(out, 1, 9, false)));
     let expected = [MethodId::BASIC_CONSUME, MethodId::BASIC_QOS].map(|id| (1, id));
@@ -433,6 +435,46 @@ fn a_shed_waits_for_acks_and_confirms_and_closes_with_320() {
 }
 
 #[test]
+fn a_publisher_whose_confirms_are_swallowed_gets_heartbeats() {
+    let mut rig = Rig::with_channel(AmqpSettings::default());
+    for at in 1..=120 {
+        rig.client_says(&publish(1, b"one"));
+        rig.endpoint_says(&ack(1, at, false));
+        rig.wait(Duration::from_secs(1));
+    }
+    let beats = rig.client.len() / write::HEARTBEAT.len();
+    assert!((3..=5).contains(&beats), "{beats} in two intervals of a minute");
+}
+
+#[test]
+fn a_consumer_that_starts_again_beside_its_unacknowledged_messages_has_another_tag_at_the_node() {
+    let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 2);
+    rig.endpoint_says(&deliver(1, 1, b"a"));
+    rig.endpoint_says(&deliver(1, 2, b"b"));
+    rig.forget();
+    rig.log_in();
+    rig.next_says(&open_ok(1));
+    rig.endpoint_says(&cancel_ok(1));
+    rig.endpoint.clear();
+    rig.wait(Duration::from_secs(2));
+    assert_eq!(methods(&rig.endpoint), [], "its prefetch is full: it would get nothing");
+    rig.client_says(&ack(1, 1, false));
+    assert_eq!(methods(&rig.endpoint).last(), Some(&(1, MethodId::BASIC_CONSUME)));
+    let alias = rig.endpoint[rig.endpoint.len() - 7];
+    assert_ne!(alias, b'c');
+    rig.endpoint_says(&consume_ok(1));
+    assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unacked, true)));
+    let mut delivered = deliver(1, 3, b"c");
+    delivered[12] = alias;
+    rig.client.clear();
+    rig.endpoint_says(&delivered);
+    assert_eq!(rig.client, deliver(1, 3, b"c"), "the client knows it by its own");
+    rig.endpoint.clear();
+    rig.client_says(&frames(|out| write::cancel(out, 1, b"c", false)));
+    assert_eq!(rig.endpoint[12], alias);
+}
+
+#[test]
 fn a_shed_that_comes_amid_a_rollback_follows_it() {
     let mut rig = saturated();
     rig.wait(Duration::from_secs(1));
@@ -441,10 +483,11 @@ fn a_shed_that_comes_amid_a_rollback_follows_it() {
     rig.session.begin_shed(rig.now, &rig.settings, deadline, true).expect("it waits");
     rig.endpoint.clear();
     rig.endpoint_says(&cancel_ok(1));
-    rig.endpoint_says(&consume_ok(1));
     assert!(rig.told.contains(&Told::Aborted(Abort::Request, true)));
-    let expected = [MethodId::BASIC_CONSUME, MethodId::BASIC_CANCEL].map(|id| (1, id));
-    assert_eq!(methods(&rig.endpoint), expected);
+    assert_eq!(methods(&rig.endpoint), [], "its consumer is not started to be cancelled again");
+    rig.wait(Duration::from_millis(50));
+    rig.client_says(&ack(1, 0, true));
+    assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
 }
 
 #[test]
