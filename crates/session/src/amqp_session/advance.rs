@@ -182,7 +182,9 @@ impl AmqpSession {
             mover.freeze(now, heartbeat);
         }
         // Publishes that nobody confirms: an answer on their channel proves at least that it has handled them.
-        for channel in self.channels.iter_mut().filter(|channel| channel.unconfirmable) {
+        let is_asked =
+            |channel: &&mut super::Channel| channel.unconfirmable && channel.state == ChannelState::Open;
+        for channel in self.channels.iter_mut().filter(is_asked) {
             write::qos(&mut self.out[UPSTREAM], channel.id, channel.qos.consumer, false);
             channel.expect(Want::Barrier, By::Gateway);
         }
