@@ -320,6 +320,7 @@ impl Client {
                             && chan.mode == Mode::Plain
                             && chan.consumers.is_empty()
                             && chan.held.is_empty()
+                            && chan.incoming.is_none()
                     }
                     Op::Confirm { .. } => chan.rpc.is_none() && chan.mode == Mode::Plain,
                     Op::Consume { .. } | Op::Get { .. } => chan.rpc.is_none() && chan.mode != Mode::Tx,
