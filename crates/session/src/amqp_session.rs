@@ -166,6 +166,8 @@ pub struct AmqpSession {
     has_upstream: bool,
     /// Endpoints lost since the client was last heard.
     losses: u8,
+    /// When a switch last gave the client a heartbeat, or the first was.
+    beaten: Option<Time>,
     out: [Zeroizing<Vec<u8>>; 3],
     /// When the client was last sent something.
     spoken: Time,
@@ -214,6 +216,7 @@ impl AmqpSession {
             closing: None,
             has_upstream: true,
             losses: 0,
+            beaten: None,
             out: Default::default(),
             spoken: Time::ZERO,
             later: Vec::new(),

@@ -242,6 +242,7 @@ impl AmqpSession {
         self.has_upstream = true;
         self.last_ack = None;
         self.events.push_back(AmqpEvent::Switched { retiree });
+        self.beat_at_switch(now);
         if std::mem::take(&mut self.blocked) && self.opened.blocked_notify {
             self.tell_client(write::unblocked);
         }

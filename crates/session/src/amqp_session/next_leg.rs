@@ -175,6 +175,17 @@ impl AmqpSession {
         self.events.push_back(AmqpEvent::NextDropped { retiree });
     }
 
+    /// A switch: the new endpoint has just begun to count the time to its first heartbeat, and a client that is moved again
+    /// before that would never hear one. So it gets one of ours, a quarter of the interval after the last at the earliest.
+    pub(super) fn beat_at_switch(&mut self, now: Time) {
+        let Some(every) = quarter(self.opened.tune.heartbeat) else { return };
+        let since = *self.beaten.get_or_insert(now);
+        if now.since(since) >= every {
+            self.beaten = Some(now);
+            self.tell_client(|out| out.extend_from_slice(&write::HEARTBEAT));
+        }
+    }
+
     /// Heartbeats that are due: to the next endpoint while it waits, to both peers while the client is frozen.
     pub(super) fn beat(&mut self, now: Time) {
         let every = quarter(self.opened.tune.heartbeat);

@@ -523,6 +523,17 @@ fn a_client_that_is_amid_a_message_when_its_channel_is_closed_may_finish_it() {
 }
 
 #[test]
+fn a_client_that_is_moved_before_any_node_sends_a_heartbeat_hears_ours() {
+    let mut rig = Rig::with_channel(AmqpSettings::default());
+    for _ in 0..10 {
+        rig.wait(Duration::from_secs(5));
+        switch(&mut rig, false);
+    }
+    assert_eq!(rig.told.iter().filter(|told| **told == Told::Switched).count(), 10);
+    assert_eq!(rig.client, write::HEARTBEAT.repeat(3), "one a quarter of the 60 s");
+}
+
+#[test]
 fn frozen_peers_get_heartbeats() {
     let mut rig = Rig::with_channel(AmqpSettings {
         prepare_timeout: Duration::from_secs(60),
