@@ -9,7 +9,7 @@ use model::Time;
 
 use crate::Initiator;
 
-use super::channel::{By, ChannelState, Consumer, Subscription, Want};
+use super::channel::{By, Channel, ChannelState, Consumer, Subscription, Want};
 use super::mover::{Goal, Mover, Phase};
 use super::retiree::Former;
 use super::{Abort, AmqpEvent, AmqpLeg, AmqpPin, AmqpSession, AmqpSettings, MessageOrder, Retiree, frames};
@@ -89,6 +89,9 @@ impl AmqpSession {
             consumer.stirred = false;
             fences |= may_be_fenced(consumer, goal);
         }
+        if let Some(mover) = &mut self.mover {
+            mover.holds_acks = fences;
+        }
         if fences {
             self.enter(Phase::Saturating, Some(now + settings.saturate_timeout));
         } else {
@@ -106,15 +109,11 @@ impl AmqpSession {
         let mut questions = Vec::new();
         let (mut all_rest, mut any_stirs) = (true, false);
         for channel in &self.channels {
-            let total: u32 = channel.consumers.iter().map(|consumer| consumer.unacked).sum();
-            let limit = u32::from(channel.qos.channel);
             for consumer in channel.consumers.iter().filter(|consumer| may_be_fenced(consumer, goal)) {
-                // A classic queue keeps its order whatever is in flight: only others need to be full.
-                if consumer.classic || consumer.no_ack() || settings.order == MessageOrder::Relaxed {
+                if !is_strict(consumer, settings) {
                     continue;
                 }
-                let prefetch = u32::from(consumer.prefetch);
-                if prefetch > 0 && consumer.unacked >= prefetch || limit > 0 && total >= limit {
+                if channel.is_full(consumer) {
                     continue;
                 }
                 let known = (channel.id, consumer.key);
@@ -126,8 +125,12 @@ impl AmqpSession {
         }
         let waits = emptiness.is_some_and(|emptiness| !emptiness.asked.is_empty());
         let gives_up = any_stirs || emptiness.is_some();
-        if all_rest && !waits || is_over && matches!(goal, Goal::Shed { .. }) {
-            self.cancel_consumers(now, settings, goal);
+        if is_over && matches!(goal, Goal::Shed { .. }) {
+            self.cancel_consumers(now, settings, |consumer| may_be_fenced(consumer, goal));
+        } else if all_rest && !waits {
+            self.cancel_consumers(now, settings, |consumer| {
+                may_be_fenced(consumer, goal) && !is_strict(consumer, settings)
+            });
         } else if is_over && gives_up || emptiness.is_some() && !waits {
             self.abort(now, settings, Abort::Unsaturated);
         } else if is_over {
@@ -136,7 +139,7 @@ impl AmqpSession {
         }
     }
 
-    fn cancel_consumers(&mut self, now: Time, settings: &AmqpSettings, goal: Goal) {
+    fn cancel_consumers(&mut self, now: Time, settings: &AmqpSettings, which: impl Fn(&Consumer) -> bool) {
         for place in 0..self.channels.len() {
             let channel = &mut self.channels[place];
             let mut out = Vec::new();
@@ -144,7 +147,7 @@ impl AmqpSession {
             // With a channel that the client closes its consumers end anyway.
             let is_open = channel.state == ChannelState::Open;
             for consumer in channel.consumers.iter_mut().filter(|_| is_open) {
-                if consumer.at == Subscription::Active && may_be_fenced(consumer, goal) {
+                if consumer.at == Subscription::Active && which(consumer) {
                     write::cancel(&mut out, channel.id, consumer.tag_at_endpoint(), false);
                     consumer.at = Subscription::Cancelling { leave: false };
                     asked.push(Want::Cancel(consumer.tag.clone()));
@@ -161,16 +164,43 @@ impl AmqpSession {
         if self.channels.iter().flat_map(|channel| &channel.consumers).any(waits) {
             return;
         }
-        self.release_acks(now);
-        if let Some(goal) = self.goal() {
-            self.enter(Phase::Settling, Some(settle_until(now, settings, goal)));
+        let Some(goal) = self.goal() else { return };
+        if !self.has_fencable(goal) {
+            self.release_acks(now);
+        }
+        self.enter(Phase::Settling, Some(settle_until(now, settings, goal)));
+    }
+
+    /// A quorum queue's consumer is cancelled only when the client has acknowledged everything: RabbitMQ ends the connection
+    /// when one that has unacknowledged messages starts again under its tag, which is what giving up would take. It is
+    /// full until then, since its acks are held back.
+    fn when_settled(&mut self, now: Time, settings: &AmqpSettings) {
+        let Some(goal) = self.goal() else { return };
+        if !self.channels.iter().all(|channel| channel.deliveries.is_clear()) {
+            return;
+        }
+        if !self.has_fencable(goal) {
+            return self.enter(Phase::Freezing, Some(now + settings.flush_timeout));
+        }
+        let rests = |(channel, consumer): (&Channel, &Consumer)| {
+            channel.is_full(consumer) || consumer.unacked == 0 && !consumer.stirred
+        };
+        if matches!(goal, Goal::Shed { .. }) || self.fencable(goal).all(rests) {
+            self.cancel_consumers(now, settings, |consumer| may_be_fenced(consumer, goal));
+        } else {
+            self.abort(now, settings, Abort::Unsaturated);
         }
     }
 
-    fn when_settled(&mut self, now: Time, settings: &AmqpSettings) {
-        if self.channels.iter().all(|channel| channel.deliveries.is_clear()) {
-            self.enter(Phase::Freezing, Some(now + settings.flush_timeout));
-        }
+    /// Consumers that are to be cancelled and are not yet. With a channel that the client closes its consumers end anyway.
+    fn fencable(&self, goal: Goal) -> impl Iterator<Item = (&Channel, &Consumer)> {
+        let open = self.channels.iter().filter(|channel| channel.state == ChannelState::Open);
+        let all = open.flat_map(|channel| channel.consumers.iter().map(move |consumer| (channel, consumer)));
+        all.filter(move |(_, consumer)| consumer.at == Subscription::Active && may_be_fenced(consumer, goal))
+    }
+
+    fn has_fencable(&self, goal: Goal) -> bool {
+        self.fencable(goal).next().is_some()
     }
 
     fn when_quiet(&mut self, now: Time, settings: &AmqpSettings) {
@@ -326,9 +356,10 @@ impl AmqpSession {
 
     /// The acks that were held back go on.
     pub(super) fn release_acks(&mut self, now: Time) {
-        let Some(mover) = self.mover.as_deref_mut().filter(|mover| !mover.held.is_empty()) else { return };
+        let Some(mover) = self.mover.as_deref_mut() else { return };
+        mover.holds_acks = false;
         let held = std::mem::take(&mut mover.held);
-        if !self.has_upstream {
+        if held.is_empty() || !self.has_upstream {
             return;
         }
         for (id, frame) in frames(&held) {
@@ -490,6 +521,11 @@ fn settle_until(now: Time, settings: &AmqpSettings, goal: Goal) -> Time {
         Goal::Shed { deadline, .. } => deadline,
         Goal::Migrate | Goal::Replace => now + settings.settle_timeout,
     }
+}
+
+/// It may be cancelled only when nothing can be on its way to it. A classic queue keeps its order whatever is in flight.
+fn is_strict(consumer: &Consumer, settings: &AmqpSettings) -> bool {
+    !consumer.classic && !consumer.no_ack() && settings.order == MessageOrder::Strict
 }
 
 /// A consumer that can be cancelled for a while, or for good, without harm to its queue.

@@ -285,6 +285,13 @@ impl Channel {
         }
     }
 
+    /// The endpoint may deliver nothing more to a consumer of this channel before it is acknowledged something.
+    pub fn is_full(&self, consumer: &Consumer) -> bool {
+        let total: u32 = self.consumers.iter().map(|consumer| consumer.unacked).sum();
+        let (prefetch, limit) = (u32::from(consumer.prefetch), u32::from(self.qos.channel));
+        prefetch > 0 && consumer.unacked >= prefetch || limit > 0 && total >= limit
+    }
+
     /// Opens it at another endpoint, in the mode that it has: frames for `out`. Returns the answers to expect.
     pub fn prepare(&self, out: &mut Vec<u8>) -> u32 {
         write::channel_open(out, self.id);

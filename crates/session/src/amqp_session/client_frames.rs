@@ -153,7 +153,7 @@ impl AmqpSession {
             Method::Reject { tag } => (tag, false),
             _ => return Ok(Verdict::Pass),
         };
-        let holds = self.mover.as_deref().is_some_and(|mover| mover.holds_acks());
+        let holds = self.mover.as_deref().is_some_and(|mover| mover.holds_acks);
         let channel = &mut self.channels[place];
         channel.to_upstream.handle_method(MethodId::of(frame.payload()))?;
         let holds = holds && !channel.consumers.is_empty();

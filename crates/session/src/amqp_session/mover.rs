@@ -111,6 +111,8 @@ pub(crate) struct Mover {
     pub next: Option<Next>,
     /// Ack frames, tags changed already, in their order.
     pub held: Vec<u8>,
+    /// Acks are held back.
+    pub holds_acks: bool,
     /// Since when the client is not read.
     pub frozen: Option<Time>,
     /// When frozen peers get a heartbeat.
@@ -135,6 +137,7 @@ impl Mover {
             until,
             next: None,
             held: Vec::new(),
+            holds_acks: false,
             frozen: None,
             heartbeat: None,
             then_shed: None,
@@ -143,11 +146,6 @@ impl Mover {
             extensions: 0,
             gives_up: false,
         }
-    }
-
-    /// Acks are held back.
-    pub fn holds_acks(&self) -> bool {
-        matches!(self.phase, Phase::Saturating | Phase::Cancelling)
     }
 
     /// The client is not read from now on.

@@ -24,7 +24,7 @@ fn a_session_that_never_moves_is_no_different_from_none() {
 fn a_client_does_not_notice_migrations() {
     let tally = hold(&Case::calm(), 0..4000);
     assert!(tally.results.migrated > 1000, "{tally}");
-    assert!(tally.results.rolled_back > 100, "{tally}");
+    assert!(tally.results.rolled_back > 25, "{tally}");
 }
 
 #[test]

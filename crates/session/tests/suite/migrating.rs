@@ -106,7 +106,16 @@ fn a_client_is_not_frozen_amid_a_message() {
 
 /// A consumer of a quorum queue with prefetch 2, both delivered, at the next endpoint's door.
 fn saturated() -> Rig {
-    let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 2);
+    ready_to_move("quorum")
+}
+
+/// The same of a classic queue, whose consumer is cancelled at once.
+fn fenced() -> Rig {
+    ready_to_move("classic")
+}
+
+fn ready_to_move(queue_type: &str) -> Rig {
+    let mut rig = Rig::with_consumer(AmqpSettings::default(), queue_type, 2);
     rig.endpoint_says(&deliver(1, 1, b"a"));
     rig.endpoint_says(&deliver(1, 2, b"b"));
     rig.forget();
@@ -115,17 +124,24 @@ fn saturated() -> Rig {
     rig
 }
 
-#[test]
-fn a_full_consumer_is_cancelled_drained_and_started_at_the_new_endpoint() {
+/// The same when the client has acknowledged both: the acks wait for the consumer's end.
+fn cancelling() -> Rig {
     let mut rig = saturated();
-    assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CANCEL)]);
+    rig.client_says(&ack(1, 2, true));
+    rig
+}
+
+#[test]
+fn a_full_consumer_is_drained_cancelled_and_started_at_the_new_endpoint() {
+    let mut rig = saturated();
     rig.client_says(&ack(1, 1, false));
-    assert_eq!(methods(&rig.endpoint).len(), 1, "acks wait for the cancel-ok");
-    rig.endpoint_says(&cancel_ok(1));
-    assert_eq!(tags(&rig.endpoint, MethodId::BASIC_ACK), [1]);
-    assert!(rig.client.is_empty(), "the client knows of no cancel");
+    assert!(methods(&rig.endpoint).is_empty(), "it is full as long as no ack goes on");
     rig.client_says(&ack(1, 2, false));
-    assert_eq!(tags(&rig.retirees[0].1, MethodId::BASIC_ACK), [1, 2]);
+    assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CANCEL)]);
+    rig.endpoint_says(&cancel_ok(1));
+    assert!(rig.client.is_empty(), "the client knows of no cancel");
+    let held = rig.retirees[0].0.poll_transmit().expect("the acks that were held");
+    assert_eq!(tags(&held, MethodId::BASIC_ACK), [1, 2]);
     assert_eq!(rig.session.phase(), "replaying");
     let replayed = [MethodId::CHANNEL_OPEN, MethodId::BASIC_QOS, MethodId::BASIC_CONSUME].map(|id| (1, id));
     assert_eq!(methods(&rig.endpoint), replayed);
@@ -142,9 +158,8 @@ fn a_full_consumer_is_cancelled_drained_and_started_at_the_new_endpoint() {
 
 #[test]
 fn a_stale_tag_gets_the_answer_that_it_would_get_without_a_gateway() {
-    let mut rig = saturated();
+    let mut rig = cancelling();
     rig.endpoint_says(&cancel_ok(1));
-    rig.client_says(&ack(1, 2, true));
     rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
     rig.endpoint_says(&consume_ok(1));
     rig.endpoint.clear();
@@ -205,13 +220,23 @@ fn a_delivery_that_comes_while_the_queue_is_asked_about_keeps_a_consumer() {
 #[test]
 fn unacknowledged_messages_keep_a_consumer_where_it_is() {
     let mut rig = saturated();
-    rig.endpoint_says(&cancel_ok(1));
-    rig.endpoint.clear();
-    rig.client.clear();
-    rig.wait(Duration::from_secs(2));
     rig.client_says(&ack(1, 1, false));
-    let expected = [MethodId::BASIC_ACK, MethodId::BASIC_CONSUME].map(|id| (1, id));
-    assert_eq!(methods(&rig.endpoint), expected, "with the prefetch that is in force");
+    rig.wait(Duration::from_secs(2));
+    // Were it cancelled and started again, RabbitMQ would end the connection.
+    assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_ACK)]);
+    assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unacked, false)));
+    assert!(rig.client.is_empty());
+}
+
+#[test]
+fn a_classic_consumer_with_unacknowledged_messages_starts_again() {
+    let mut rig = fenced();
+    rig.client_says(&ack(1, 1, false));
+    rig.endpoint_says(&cancel_ok(1));
+    assert_eq!(tags(&rig.endpoint, MethodId::BASIC_ACK), [1], "acks wait for the cancel-ok only");
+    rig.endpoint.clear();
+    rig.wait(Duration::from_secs(2));
+    assert_eq!(methods(&rig.endpoint), [(1, MethodId::BASIC_CONSUME)], "with the prefetch that is in force");
     rig.endpoint_says(&consume_ok(1));
     assert_eq!(rig.told.last(), Some(&Told::Aborted(Abort::Unacked, true)));
     assert!(rig.client.is_empty());
@@ -220,7 +245,7 @@ fn unacknowledged_messages_keep_a_consumer_where_it_is() {
 #[test]
 fn a_client_that_cancels_a_cancelled_consumer_is_answered() {
     for before_ok in [true, false] {
-        let mut rig = saturated();
+        let mut rig = fenced();
         let cancel = frames(|out| write::cancel(out, 1, b"c", false));
         if before_ok {
             rig.client_says(&cancel);
@@ -242,7 +267,7 @@ fn a_client_that_cancels_a_cancelled_consumer_is_answered() {
 
 #[test]
 fn a_request_that_changes_the_channel_gives_the_move_up_first() {
-    let mut rig = saturated();
+    let mut rig = fenced();
     rig.endpoint_says(&cancel_ok(1));
     rig.client_says(&ack(1, 1, false));
     rig.endpoint.clear();
@@ -257,9 +282,8 @@ fn a_request_that_changes_the_channel_gives_the_move_up_first() {
 
 #[test]
 fn a_queue_that_the_new_endpoint_does_not_know_yet_is_asked_for_again() {
-    let mut rig = saturated();
+    let mut rig = cancelling();
     rig.endpoint_says(&cancel_ok(1));
-    rig.client_says(&ack(1, 0, true));
     rig.endpoint.clear();
     let refusal = frames(|out| write::channel_close(out, 1, 404, "NOT_FOUND"));
     rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
@@ -278,9 +302,8 @@ fn a_queue_that_the_new_endpoint_does_not_know_yet_is_asked_for_again() {
 
 #[test]
 fn a_queue_that_stays_unknown_is_told_as_a_cancelled_consumer() {
-    let mut rig = saturated();
+    let mut rig = cancelling();
     rig.endpoint_says(&cancel_ok(1));
-    rig.client_says(&ack(1, 0, true));
     rig.endpoint_says(&bare(1, MethodId::BASIC_QOS_OK));
     let refusal = frames(|out| write::channel_close(out, 1, 404, "NOT_FOUND"));
     for _ in 0..9 {
@@ -304,9 +327,8 @@ fn a_queue_that_stays_unknown_is_told_as_a_cancelled_consumer() {
 
 #[test]
 fn a_consumer_that_the_new_endpoint_refuses_closes_the_client_with_320() {
-    let mut rig = saturated();
+    let mut rig = cancelling();
     rig.endpoint_says(&cancel_ok(1));
-    rig.client_says(&ack(1, 0, true));
     rig.endpoint_says(&frames(|out| write::channel_close(out, 1, 403, "ACCESS_REFUSED")));
     assert!(rig.told.contains(&Told::Forced(Abort::Replay, false)));
     assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
@@ -315,9 +337,8 @@ fn a_consumer_that_the_new_endpoint_refuses_closes_the_client_with_320() {
 
 #[test]
 fn a_close_amid_the_replay_is_answered_and_the_client_gets_320_whatever_its_code() {
-    let mut rig = saturated();
+    let mut rig = cancelling();
     rig.endpoint_says(&cancel_ok(1));
-    rig.client_says(&ack(1, 0, true));
     rig.endpoint_says(&frames(|out| write::connection_close(out, 530, "NOT_ALLOWED - no room")));
     assert!(rig.told.contains(&Told::Forced(Abort::Replay, false)), "{:?}", rig.told);
     assert_eq!(methods(&rig.client), [(0, MethodId::CONNECTION_CLOSE)]);
@@ -448,7 +469,8 @@ fn a_publisher_whose_confirms_are_swallowed_gets_heartbeats() {
 
 #[test]
 fn a_consumer_that_starts_again_beside_its_unacknowledged_messages_has_another_tag_at_the_node() {
-    let mut rig = Rig::with_consumer(AmqpSettings::default(), "quorum", 2);
+    let settings = AmqpSettings { order: MessageOrder::Relaxed, ..AmqpSettings::default() };
+    let mut rig = Rig::with_consumer(settings, "quorum", 2);
     rig.endpoint_says(&deliver(1, 1, b"a"));
     rig.endpoint_says(&deliver(1, 2, b"b"));
     rig.forget();
@@ -476,7 +498,7 @@ fn a_consumer_that_starts_again_beside_its_unacknowledged_messages_has_another_t
 
 #[test]
 fn a_shed_that_comes_amid_a_rollback_follows_it() {
-    let mut rig = saturated();
+    let mut rig = fenced();
     rig.wait(Duration::from_secs(1));
     assert_eq!(rig.session.phase(), "rolling_back", "the endpoint owes a cancel-ok");
     let deadline = rig.now + Duration::from_secs(30);
