@@ -208,7 +208,12 @@ impl AmqpSession {
                     closing.until = Some(now + settings.close_timeout);
                 }
             }
-            (0, _, Ok(Method::Close { .. })) => write::connection_close_ok(&mut self.out[DOWNSTREAM]),
+            // At a frame boundary, as our own Close; behind the end of our stream nothing is said.
+            (0, _, Ok(Method::Close { .. }))
+                if self.closing.as_deref().is_some_and(|c| !c.fin[DOWNSTREAM]) =>
+            {
+                self.tell_client(write::connection_close_ok);
+            }
             _ => {}
         }
     }
