@@ -105,7 +105,7 @@ impl Bench {
         said.expect("rabbitmqctl answers").trim().to_owned()
     }
 
-    /// Waits until nobody is connected to this virtual host and every queue is empty, up to 10 s; findings otherwise.
+    /// Waits until nobody is connected to this virtual host and every queue is empty, up to 30 s; findings otherwise.
     pub fn leftovers(&self) -> Vec<String> {
         let vhost = &self.vhost;
         let said = self.eval(&format!(
@@ -115,7 +115,7 @@ impl Bench {
                {{Deep, length(rabbit_connection_tracking:list(<<\"{vhost}\">>))}} end, \
              Wait = fun Wait(0) -> Rest(); Wait(N) -> case Rest() of {{[], 0}} -> {{[], 0}}; \
                _ -> timer:sleep(100), Wait(N - 1) end end, \
-             Wait(100)."
+             Wait(300)."
         ));
         match said.as_str() {
             "{[],0}" => Vec::new(),

@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A machine with other work is ten times slower than an idle one; no test is to depend on that.
-const PATIENT: &str = "      prepare_timeout: 20s\n      flush_timeout: 20s\n      replay_timeout: 20s\n";
+const PATIENT: &str = "      prepare_timeout: 20s\n      settle_timeout: 20s\n      flush_timeout: 20s\n      \
+                       replay_timeout: 20s\n      linger: 5s\n      linger_max: 20s\n";
 
 /// A running `evenkeel gateway`.
 pub struct Gateway {

@@ -3,7 +3,7 @@
 //!
 //! Not here: any judgement, and calls of single methods (a test that wants those uses lapin itself).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +36,7 @@ struct Order {
     confirms: bool,
     outstanding: u64,
     backlog: u64,
+    fill: u64,
     sizes: Vec<usize>,
     channels: usize,
     mandatory: bool,
@@ -59,6 +60,7 @@ impl Default for Order {
             confirms: true,
             outstanding: 20,
             backlog: 0,
+            fill: 0,
             sizes: vec![64],
             channels: 1,
             mandatory: false,
@@ -70,11 +72,22 @@ impl Default for Order {
     }
 }
 
-/// Messages of a queue that were published here, and those consumed here.
+/// Messages of a queue that were published here, consumed, and acknowledged.
 #[derive(Default)]
 struct Backlog {
     published: AtomicU64,
+    /// Confirmed, or published where nobody asks for confirms.
+    arrived: AtomicU64,
     consumed: AtomicU64,
+    settled: AtomicU64,
+    /// Nobody publishes any more.
+    ending: AtomicBool,
+}
+
+impl Backlog {
+    fn open(&self) -> u64 {
+        self.published.load(Ordering::Relaxed).saturating_sub(self.settled.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Default)]
@@ -123,8 +136,7 @@ impl Job {
     }
 
     fn has_room(&self) -> bool {
-        let (published, consumed) = (&self.backlog.published, &self.backlog.consumed);
-        let open = published.load(Ordering::Relaxed).saturating_sub(consumed.load(Ordering::Relaxed));
+        let open = self.backlog.open();
         let waits = self.order.confirms && self.waiting.load(Ordering::Relaxed) >= self.order.outstanding;
         !self.stopping() && !waits && (self.order.backlog == 0 || open < self.order.backlog)
     }
@@ -136,7 +148,10 @@ impl Job {
         let number = *sent;
         *sent += 1;
         self.backlog.published.fetch_add(1, Ordering::Relaxed);
-        self.waiting.fetch_add(u64::from(self.order.confirms), Ordering::Relaxed);
+        match self.order.confirms {
+            true => self.waiting.fetch_add(1, Ordering::Relaxed),
+            false => self.backlog.arrived.fetch_add(1, Ordering::Relaxed),
+        };
         let size = self.order.sizes[number as usize % self.order.sizes.len()];
         let data = body(&label, number, size);
         (label, number, data)
@@ -146,6 +161,7 @@ impl Job {
         self.seen().outcomes.push((label.to_owned(), number, what));
         if what != "return" {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.backlog.arrived.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -153,6 +169,28 @@ impl Job {
         let (label, number, good) = read(data);
         self.seen().consumed.push((label, number, redelivered.into(), good.into()));
         self.backlog.consumed.fetch_add(1, Ordering::Relaxed);
+        if self.order.ack == "none" {
+            self.backlog.settled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many of so many unacknowledged messages may be acknowledged now; they then count as that.
+    fn ripe(&self, unsettled: usize) -> usize {
+        let mut many = if self.order.ack == "none" { 0 } else { unsettled as u64 };
+        if self.order.fill > 0 && !self.backlog.ending.load(Ordering::Relaxed) {
+            let (arrived, settled) = (&self.backlog.arrived, &self.backlog.settled);
+            let ready = arrived.load(Ordering::Relaxed).saturating_sub(settled.load(Ordering::Relaxed));
+            many = many.min(ready.saturating_sub(self.order.fill));
+        }
+        self.backlog.settled.fetch_add(many, Ordering::Relaxed);
+        many as usize
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if self.order.role == "publish" {
+            self.backlog.ending.store(true, Ordering::Relaxed);
+        }
     }
 
     fn record(&self) -> Value {
@@ -232,7 +270,7 @@ async fn obey(mut orders: UnboundedReceiver<Value>, lines: Sender<Value>) {
             Some("stop") => {
                 let names: Vec<String> =
                     serde_json::from_value(order["jobs"].clone()).expect("names of jobs");
-                names.iter().for_each(|name| jobs[name].stopping.store(true, Ordering::Relaxed));
+                names.iter().for_each(|name| jobs[name].stop());
                 Value::Null
             }
             Some("count") => json!(backlogs.counts()),
@@ -377,26 +415,28 @@ async fn publish(job: &Arc<Job>, channels: Vec<Channel>) {
 }
 
 async fn consume(job: &Arc<Job>, channel: &Channel, mut consumer: Consumer) {
-    let every = u64::from(job.order.prefetch / 2).max(1);
-    let (mut newest, mut open) = (None, 0);
+    let every = usize::from(job.order.prefetch / 2).max(1);
+    let multiple = job.order.ack == "multiple";
+    let mut unsettled = VecDeque::new();
     while !job.stopping() {
-        match tokio::time::timeout(Duration::from_millis(20), consumer.next()).await {
+        let mut is_due = !multiple;
+        match tokio::time::timeout(Duration::from_millis(5), consumer.next()).await {
             Ok(Some(Ok(delivery))) => {
                 job.took(&delivery.data, delivery.redelivered);
-                (newest, open) = (Some(delivery.acker), open + 1);
+                unsettled.push_back(delivery.acker);
             }
             Ok(Some(Err(error))) => return job.problem(format!("consumer: {error}")),
             Ok(None) => return job.problem("consumer cancelled"),
-            Err(_) => open = every,
+            Err(_) => is_due = true,
         }
-        let due = match job.order.ack.as_str() {
-            "none" => false,
-            "multiple" => open >= every,
-            _ => true,
-        };
-        if due && let Some(acker) = newest.take() {
-            open = 0;
-            let multiple = job.order.ack == "multiple";
+        if !is_due && unsettled.len() < every {
+            continue;
+        }
+        let mut ripe: Vec<_> = unsettled.drain(..job.ripe(unsettled.len())).collect();
+        if multiple {
+            ripe.drain(..ripe.len().saturating_sub(1));
+        }
+        for acker in ripe {
             if let Err(error) = acker.ack(BasicAckOptions { multiple }).await {
                 return job.problem(format!("ack: {error}"));
             }

@@ -111,28 +111,26 @@ class Connection:
         channel = await self.channel(job)
         await channel.set_qos(prefetch_count=job.prefetch)
         queue = await channel.get_queue(job.queue, ensure=False)
-        state = {"newest": None, "open": 0}
+        unsettled = []
 
         async def message(incoming):
             try:
                 job.took(incoming.body, incoming.redelivered)
-                if job.ack == "single":
-                    await incoming.ack()
-                elif job.ack == "multiple":
-                    state["newest"], state["open"] = incoming, state["open"] + 1
-                    if state["open"] >= max(1, job.prefetch // 2):
-                        await settle()
+                unsettled.append(incoming)
+                if job.ack == "single" or len(unsettled) >= max(1, job.prefetch // 2):
+                    await settle()
             except Exception as error:
                 job.problem(repr(error))
 
         async def settle():
-            newest, state["newest"], state["open"] = state["newest"], None, 0
-            if newest is not None:
-                await newest.ack(multiple=True)
+            many = job.ripe(len(unsettled))
+            ripe, unsettled[:] = unsettled[:many], unsettled[many:]
+            for incoming in ripe if job.ack == "single" else ripe[-1:]:
+                await incoming.ack(multiple=job.ack == "multiple")
 
         async def until_stopped():
             while not job.stopping:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.005)
                 await settle()
             await queue.cancel(tag)
 
@@ -157,7 +155,7 @@ async def main():
             result = all(await asyncio.gather(*[Connection(group).start() for group in by_connection.values()]))
         elif order["do"] == "stop":
             for name in order["jobs"]:
-                jobs[name].stopping = time.monotonic()
+                jobs[name].stop(time.monotonic())
         elif order["do"] == "count":
             result = backlog.consumed
         say({"id": order["id"], "result": result})

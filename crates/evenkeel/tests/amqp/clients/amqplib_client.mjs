@@ -25,15 +25,20 @@ function read(data) {
   return [publisher, Number(number), digest(data.subarray(end + 1)) === want];
 }
 
-// Messages of each queue that were published here and not consumed here: publishers keep it bounded.
+// Messages of each queue that were published here and not acknowledged here: publishers keep it bounded, and consumers
+// keep it above a bound, so that their prefetch stays full.
 const published = {};
 const consumed = {};
-const backlog = (queue) => (published[queue] ?? 0) - (consumed[queue] ?? 0);
+const settled = {};
+const arrived = {}; // confirmed, or published where nobody asks for confirms
+const ending = new Set(); // queues to which nobody publishes any more
+const backlog = (queue) => (published[queue] ?? 0) - (settled[queue] ?? 0);
 
 class Job {
   confirms = true;
   outstanding = 20;
   backlog = 0;
+  fill = 0;
   sizes = [64];
   channels = 1;
   mandatory = false;
@@ -64,16 +69,32 @@ class Job {
     this.sent[label] = number + 1;
     published[this.queue] = (published[this.queue] ?? 0) + 1;
     if (this.confirms) this.waiting++;
+    else arrived[this.queue] = (arrived[this.queue] ?? 0) + 1;
     return [label, number, body(label, number, this.sizes[number % this.sizes.length])];
   }
   outcome(label, number, what) {
     this.outcomes.push([label, number, what]);
-    if (what !== 'return') this.waiting--;
+    if (what === 'return') return;
+    this.waiting--;
+    arrived[this.queue] = (arrived[this.queue] ?? 0) + 1;
   }
   took(message) {
     const [label, number, good] = read(message.content);
     this.consumed.push([label, number, Number(message.fields.redelivered), Number(good)]);
     consumed[this.queue] = (consumed[this.queue] ?? 0) + 1;
+    if (this.ack === 'none') settled[this.queue] = (settled[this.queue] ?? 0) + 1;
+  }
+  // How many of so many unacknowledged messages may be acknowledged now; they then count as that.
+  ripe(unsettled) {
+    let many = this.ack === 'none' ? 0 : unsettled;
+    const ready = (arrived[this.queue] ?? 0) - (settled[this.queue] ?? 0);
+    if (this.fill && !ending.has(this.queue)) many = Math.max(0, Math.min(many, ready - this.fill));
+    settled[this.queue] = (settled[this.queue] ?? 0) + many;
+    return many;
+  }
+  stop() {
+    this.stopping = Date.now();
+    if (this.role === 'publish') ending.add(this.queue);
   }
   tell() {
     const { name, role, queue, problems } = this;
@@ -173,25 +194,22 @@ class Connection {
   async consumer(job) {
     const channel = await this.channel(job);
     await channel.prefetch(job.prefetch);
-    let newest = null;
-    let unsettled = 0;
+    const unsettled = [];
     const settle = () => {
-      if (newest) channel.ack(newest, true);
-      newest = null;
-      unsettled = 0;
+      const ripe = unsettled.splice(0, job.ripe(unsettled.length));
+      const multiple = job.ack === 'multiple';
+      for (const message of multiple ? ripe.slice(-1) : ripe) channel.ack(message, multiple);
     };
     const take = (message) => {
       if (!message) return job.problems.push('consumer cancelled');
       job.took(message);
-      if (job.ack === 'single') channel.ack(message);
-      if (job.ack !== 'multiple') return;
-      newest = message;
-      if (++unsettled >= Math.max(1, job.prefetch >> 1)) settle();
+      unsettled.push(message);
+      if (job.ack === 'single' || unsettled.length >= Math.max(1, job.prefetch >> 1)) settle();
     };
     const { consumerTag } = await channel.consume(job.queue, take, { noAck: job.ack === 'none' });
     const untilStopped = async () => {
       while (!job.stopping) {
-        await pause(20);
+        await pause(5);
         settle();
       }
       await channel.cancel(consumerTag);
@@ -277,7 +295,7 @@ async function obey(order) {
   if (order.do === 'start') return start(order);
   if (order.do === 'count') return consumed;
   if (order.do !== 'stop') return call(order);
-  for (const name of order.jobs) jobs[name].stopping = Date.now();
+  for (const name of order.jobs) jobs[name].stop();
   return null;
 }
 

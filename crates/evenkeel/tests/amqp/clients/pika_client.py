@@ -128,25 +128,28 @@ class Looped(threading.Thread):
         job.outcome(label.decode(), int(number), "return")
 
     def consume(self, job, _, channel):
-        last = [0, 0]  # newest tag, newest that was acknowledged
+        unsettled = []
 
         def message(_, deliver, __, data):
             job.took(data, deliver.redelivered)
-            last[0] = deliver.delivery_tag
-            if job.ack == "single" or (job.ack == "multiple" and last[0] - last[1] >= max(1, job.prefetch // 2)):
-                channel.basic_ack(deliver.delivery_tag, multiple=job.ack == "multiple")
-                last[1] = last[0]
+            unsettled.append(deliver.delivery_tag)
+            if job.ack == "single" or len(unsettled) >= max(1, job.prefetch // 2):
+                settle()
+
+        def settle():
+            many = job.ripe(len(unsettled))
+            ripe, unsettled[:] = unsettled[:many], unsettled[many:]
+            for tag in ripe if job.ack == "single" else ripe[-1:]:
+                channel.basic_ack(tag, multiple=job.ack == "multiple")
 
         def tick():
             if not channel.is_open:
                 return
-            if job.ack == "multiple" and last[0] > last[1]:
-                channel.basic_ack(last[0], multiple=True)
-                last[1] = last[0]
+            settle()
             if job.stopping:
                 self.finished(job, channel)
             else:
-                self.connection.ioloop.call_later(0.02, tick)
+                self.connection.ioloop.call_later(0.005, tick)
 
         def begin(_=None):
             channel.basic_consume(job.queue, message, auto_ack=job.ack == "none", callback=lambda _: self.begun())
@@ -217,7 +220,7 @@ class Blocking(threading.Thread):
 
         def message(_, deliver, __, data):
             job.took(data, deliver.redelivered)
-            if job.ack != "none":
+            if job.ripe(1):
                 channel.basic_ack(deliver.delivery_tag)
 
         channel.basic_consume(job.queue, message, auto_ack=job.ack == "none")
@@ -336,7 +339,7 @@ def main():
             say({"id": order["id"], "result": ready and not failed})
         elif order["do"] == "stop":
             for name in order["jobs"]:
-                jobs[name].stopping = time.monotonic()
+                jobs[name].stop(time.monotonic())
             say({"id": order["id"], "result": None})
         elif order["do"] == "count":
             say({"id": order["id"], "result": backlog.consumed})

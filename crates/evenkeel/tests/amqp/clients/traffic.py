@@ -38,17 +38,20 @@ def read(data):
 
 
 class Backlog:
-    """Messages of each queue that were published here and not consumed here: publishers keep it bounded."""
+    """Messages of each queue that were published here and not acknowledged here: publishers keep it bounded, and
+    consumers keep it above a bound, so that their prefetch stays full."""
 
     def __init__(self):
-        self.lock, self.published, self.consumed = threading.Lock(), {}, {}
+        self.lock, self.published, self.consumed, self.settled = threading.Lock(), {}, {}, {}
+        self.arrived = {}  # confirmed, or published where nobody asks for confirms
+        self.ending = set()  # queues to which nobody publishes any more
 
-    def add(self, counts, queue):
+    def add(self, counts, queue, many=1):
         with self.lock:
-            counts[queue] = counts.get(queue, 0) + 1
+            counts[queue] = counts.get(queue, 0) + many
 
     def of(self, queue):
-        return self.published.get(queue, 0) - self.consumed.get(queue, 0)
+        return self.published.get(queue, 0) - self.settled.get(queue, 0)
 
 
 class Job:
@@ -56,7 +59,7 @@ class Job:
 
     def __init__(self, order, backlog):
         self.__dict__.update(
-            {"confirms": True, "outstanding": 20, "backlog": 0, "sizes": [64], "channels": 1, "mandatory": False,
+            {"confirms": True, "outstanding": 20, "backlog": 0, "fill": 0, "sizes": [64], "channels": 1, "mandatory": False,
              "prefetch": 20, "ack": "single", "type": "classic", "key": None, "limit": 0} | order
         )
         self.counts = backlog
@@ -70,6 +73,11 @@ class Job:
     def label(self, channel):
         return f"{self.name}.{channel}"
 
+    def stop(self, now):
+        self.stopping = now
+        if self.role == "publish":
+            self.counts.ending.add(self.queue)
+
     def has_room(self):
         if self.stopping or (self.limit and sum(self.sent.values()) >= self.limit):
             return False
@@ -81,18 +89,34 @@ class Job:
         number = self.sent.get(label, 0)
         self.sent[label] = number + 1
         self.counts.add(self.counts.published, self.queue)
-        self.waiting += 1 if self.confirms else 0
+        if self.confirms:
+            self.waiting += 1
+        else:
+            self.counts.add(self.counts.arrived, self.queue)
         return label, number, body(label, number, self.sizes[number % len(self.sizes)])
 
     def outcome(self, label, number, what):
         self.outcomes.append([label, number, what])
         if what != "return":
             self.waiting -= 1
+            self.counts.add(self.counts.arrived, self.queue)
 
     def took(self, data, redelivered):
         label, number, good = read(data)
         self.consumed.append([label, number, int(redelivered), int(good)])
         self.counts.add(self.counts.consumed, self.queue)
+        if self.ack == "none":
+            self.counts.add(self.counts.settled, self.queue)
+
+    def ripe(self, unsettled):
+        """How many of so many unacknowledged messages may be acknowledged now; they then count as that."""
+        many = 0 if self.ack == "none" else unsettled
+        if self.fill and self.queue not in self.counts.ending:
+            counts = self.counts
+            ready = counts.arrived.get(self.queue, 0) - counts.settled.get(self.queue, 0)
+            many = max(0, min(many, ready - self.fill))
+        self.counts.add(self.counts.settled, self.queue, many)
+        return many
 
     def problem(self, text):
         self.problems.append(str(text))

@@ -18,6 +18,9 @@ fn jobs(bench: &Bench, more: &Value) -> Vec<Value> {
             let mut fields = json!({
                 "type": kind, "prefetch": prefetch, "backlog": 3 * prefetch + 10, "outstanding": 30, "sizes": [0, 64, 900, 20],
             });
+            if kind == "quorum" {
+                fields["fill"] = (2 * prefetch).into();
+            }
             fields.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
             jobs.push(bench.job("publish", &format!("{queue}-publisher"), &queue, &fields));
             fields["ack"] = if prefetch == 20 { "multiple".into() } else { "single".into() };
