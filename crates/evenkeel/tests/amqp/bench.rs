@@ -127,7 +127,7 @@ impl Bench {
     /// returns when that is done.
     pub fn move_leaders(&self, times: usize) -> String {
         self.eval(&format!(
-            "Nodes = lists:sort(rabbit_nodes:list_running()), \
+            "Nodes = lists:sort(rabbit_mnesia:cluster_nodes(running)), \
              Next = fun(Node) -> case lists:dropwhile(fun(N) -> N =< Node end, Nodes) of [] -> hd(Nodes); [N | _] -> N end end, \
              Move = fun(Q) -> {{Name, _}} = amqqueue:get_pid(Q), \
                {{ok, _, {{_, Leader}}}} = ra:members({{Name, node()}}), \

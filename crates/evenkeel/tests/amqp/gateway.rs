@@ -139,6 +139,7 @@ impl Gateway {
         let mut moves = self.moves();
         while !done(&moves) {
             assert!(Instant::now() < end, "not within {within:?}: {moves}");
+            std::thread::park_timeout(Duration::from_millis(20));
             moves = self.moves();
         }
         mover.stop()

@@ -298,7 +298,8 @@ class Calls:
             arguments["body"] = arguments["body"].encode("latin-1") + b"." * size
         if name == "basic_consume":
             taken = self.taken[order["channel"]]
-            arguments["on_message_callback"] = lambda _, deliver, properties, data: taken.append(delivery(deliver, data))
+            arguments["on_message_callback"] = lambda _, deliver, properties, data: taken.append(
+                delivery(deliver, data) | {"reply_to": properties.reply_to})
         return plain(getattr(channel, name)(**arguments))
 
 

@@ -1,3 +1,9 @@
 //! The tests that need the cluster; docs/amqp-tests.md says which promise of the plan each of them holds.
 
+mod acks;
+mod calls;
+mod contents;
 mod moving;
+mod pins;
+mod secrets;
+mod trace;
