@@ -22,8 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A machine with other work is ten times slower than an idle one; no test is to depend on that.
-const PATIENT: &str = "      prepare_timeout: 20s\n      settle_timeout: 20s\n      flush_timeout: 20s\n      \
-                       replay_timeout: 20s\n      linger: 5s\n      linger_max: 20s\n";
+const PATIENT: [&str; 6] = [
+    "prepare_timeout: 20s",
+    "settle_timeout: 20s",
+    "flush_timeout: 20s",
+    "replay_timeout: 20s",
+    "linger: 5s",
+    "linger_max: 20s",
+];
 
 /// A running `evenkeel gateway`.
 pub struct Gateway {
@@ -47,12 +53,16 @@ impl Gateway {
             .iter()
             .map(|(id, address)| format!("    - {{id: {id:?}, address: \"{address}\"}}\n"))
             .collect();
+        let is_given =
+            |line: &&str| line.split(':').next().is_some_and(|key| amqp.contains(&format!(" {key}:")));
+        let patient: String =
+            PATIENT.iter().filter(|line| !is_given(line)).map(|line| format!("      {line}\n")).collect();
         let token = folder.join("token");
         std::fs::write(&token, TOKEN).expect("the test folder is writable");
         let text = format!(
             "listeners:\n- address: \"127.0.0.1:0\"\n  protocol: amqp\n  routes: [{{pool: rabbit}}]\n\
              admin: {{address: \"127.0.0.1:0\", token_file: {:?}}}\nlog: {{level: debug}}\n\
-             pools:\n  rabbit:\n    endpoints:\n{list}    rebalance: {{enabled: false, min_ready: 0s}}\n    amqp:\n{PATIENT}{amqp}{more}",
+             pools:\n  rabbit:\n    endpoints:\n{list}    rebalance: {{enabled: false, min_ready: 0s}}\n    amqp:\n{patient}{amqp}{more}",
             token.display().to_string()
         );
         Self::start_with(folder, &text)

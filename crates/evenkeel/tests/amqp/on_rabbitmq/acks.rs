@@ -229,3 +229,47 @@ fn an_unknown_tag_is_answered_as_without_a_gateway_before_and_after_a_move() {
     }
     assert_eq!(codes, [406; 6]);
 }
+
+// T11, also for quorum queues: were such a consumer cancelled and started again, RabbitMQ 3.10 would end the connection with
+// 541 at the next delivery.
+#[test]
+fn a_consumer_that_keeps_a_message_works_on_where_it_is_and_moves_later() {
+    let bench = Bench::start("keeping", "      settle_timeout: 200ms\n");
+    for kind in ["quorum", "classic"] {
+        let mut peer = bench.client(Client::Pika);
+        let mut words = Words { client: Client::Pika, peer: &mut peer };
+        words.open(&bench, bench.gateway.address.port());
+        words.declare(kind, json!({ "x-queue-type": kind }));
+        words.call("basic_qos", json!({ "prefetch_count": 3 }));
+        words.call("basic_consume", json!({ "queue": kind, "consumer_tag": "c" }));
+        (1..=9).for_each(|number| words.publish(kind, &format!("m{number}")));
+        words.take(3);
+        words.ack(1, false);
+        let mut next = 4;
+        for _ in 0..3 {
+            let before = bench.gateway.moves().aborts.get("unacked").copied().unwrap_or(0);
+            let given_up =
+                |moves: &crate::gateway::Moves| moves.aborts.get("unacked").is_some_and(|n| *n > before);
+            bench.gateway.move_until(Duration::from_millis(100), Duration::from_secs(60), given_up);
+            // The second and third message stay with the client; the others come one by one.
+            assert_eq!(words.take(1), [(next, format!("m{next}"), false)], "{kind}");
+            words.ack(next, false);
+            next += 1;
+        }
+        let switched = bench.gateway.moves().switched;
+        words.ack(3, true);
+        (next..=9).for_each(|number| {
+            assert_eq!(words.take(1), [(number, format!("m{number}"), false)], "{kind}");
+            words.ack(number, false);
+        });
+        bench
+            .gateway
+            .move_until(Duration::from_millis(100), Duration::from_secs(60), |m| m.switched > switched);
+        words.publish(kind, "after");
+        assert_eq!(words.take(1), [(10, "after".to_owned(), false)], "{kind}");
+        words.ack(10, false);
+        peer.must(json!({ "do": "disconnect", "connection": "c" }));
+    }
+    println!("T11 Pika: {}", bench.gateway.moves());
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
