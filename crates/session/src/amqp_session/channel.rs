@@ -136,6 +136,13 @@ impl Consumer {
         (may_reorder && !bounded).then_some(AmqpPin::NoPrefetch)
     }
 
+    /// More is known of its queue.
+    pub fn learn(&mut self, kind: QueueKind, channel_prefetch: u16, settings: &AmqpSettings) {
+        self.classic = kind.classic;
+        let qos = Qos { consumer: self.prefetch, channel: channel_prefetch };
+        self.pin = self.find_pin(Table::new(&self.arguments), Some(kind), qos, settings);
+    }
+
     /// Nothing is acknowledged.
     pub fn no_ack(&self) -> bool {
         self.bits.at(1)

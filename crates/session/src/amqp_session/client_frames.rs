@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 use super::channel::{
     By, Channel, ChannelState, Consumer, Mode, NO_CONSUMER, Subscription, Want, consumer_tag,
 };
-use super::mover::Goal;
-use super::queues::{self, hash};
-use super::{Abort, AmqpLeg, AmqpSession, AmqpSettings, Frame, MessageOrder, Verdict};
+use super::mover::{Goal, Mover};
+use super::queues::{self, QueueKind, hash};
+use super::{Abort, AmqpLeg, AmqpSession, AmqpSettings, Frame, MessageOrder, Verdict, frames};
 
 /// Acks are held back up to this many bytes; then the move gives way.
 const HELD_BYTES_MAX: usize = 256 * 1024;
@@ -153,10 +153,14 @@ impl AmqpSession {
             Method::Reject { tag } => (tag, false),
             _ => return Ok(Verdict::Pass),
         };
-        let holds = self.mover.as_deref().is_some_and(|mover| mover.holds_acks);
+        // Behind acks that are held on its channel an ack waits as well, even if no consumer is left there.
+        let id = self.channels[place].id;
+        let follows = |mover: &Mover| frames(&mover.held).any(|(held, _)| held == id);
+        let has_consumers = !self.channels[place].consumers.is_empty();
+        let may_hold = |mover: &Mover| mover.holds_acks && (has_consumers || follows(mover));
+        let holds = self.mover.as_deref().is_some_and(may_hold);
         let channel = &mut self.channels[place];
         channel.to_upstream.handle_method(MethodId::of(frame.payload()))?;
-        let holds = holds && !channel.consumers.is_empty();
         if holds && multiple && tag == 0 {
             // All that there are now: what is delivered while it is held back is not meant.
             let Some(last) = channel.deliveries.last_open() else { return Ok(Verdict::Skip) };
@@ -231,7 +235,7 @@ impl AmqpSession {
             Method::ChannelCloseOk => {
                 self.channels.remove(place);
             }
-            Method::Declare(declare) => self.client_declares(place, &declare),
+            Method::Declare(declare) => self.client_declares(settings, place, &declare),
             Method::QueueDelete { queue, nowait } => {
                 let name = hash(if queue.is_empty() { &channel.last_queue } else { queue });
                 if nowait {
@@ -262,7 +266,7 @@ impl AmqpSession {
         Ok(Verdict::Pass)
     }
 
-    fn client_declares(&mut self, place: usize, declare: &Declare<'_>) {
+    fn client_declares(&mut self, settings: &AmqpSettings, place: usize, declare: &Declare<'_>) {
         let channel = &mut self.channels[place];
         let kind = queues::kind_of(declare);
         if !declare.nowait() {
@@ -270,7 +274,17 @@ impl AmqpSession {
         }
         channel.last_queue = declare.queue.into();
         if let Some(kind) = kind {
-            self.queues.insert(hash(declare.queue), kind);
+            self.learn_queue(settings, declare.queue, kind);
+        }
+    }
+
+    /// A queue was declared: its consumers, which may have begun before that was answered, are judged by it.
+    pub(super) fn learn_queue(&mut self, settings: &AmqpSettings, queue: &[u8], kind: QueueKind) {
+        self.queues.insert(hash(queue), kind);
+        for channel in &mut self.channels {
+            for consumer in channel.consumers.iter_mut().filter(|consumer| *consumer.queue == *queue) {
+                consumer.learn(kind, channel.qos.channel, settings);
+            }
         }
     }
 

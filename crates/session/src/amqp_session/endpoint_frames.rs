@@ -126,13 +126,13 @@ impl AmqpSession {
             | Method::ConsumeOk { .. }
             | Method::CancelOk { .. }
             | Method::GetEmpty
-            | Method::Reply(_) => Ok(self.answer(place, frame)),
+            | Method::Reply(_) => Ok(self.answer(settings, place, frame)),
             _ => Ok(Verdict::Pass),
         }
     }
 
     /// The answer to the oldest request of a channel.
-    fn answer(&mut self, place: usize, frame: &Frame<'_>) -> Verdict {
+    fn answer(&mut self, settings: &AmqpSettings, place: usize, frame: &Frame<'_>) -> Verdict {
         let channel = &mut self.channels[place];
         let Some(Pending { want, by }) = channel.pending.pop_front() else {
             // More is under way than is followed.
@@ -147,12 +147,15 @@ impl AmqpSession {
             (Want::Declare(kind), Ok(Method::DeclareOk { queue, .. })) => {
                 channel.last_queue = queue.into();
                 if let Some(kind) = kind {
-                    self.queues.insert(hash(queue), kind);
+                    self.learn_queue(settings, queue, kind);
                 }
             }
             (Want::Delete(name), _) => self.queues.remove(name),
             (Want::Consume(mut consumer), Ok(Method::ConsumeOk { tag })) => {
                 consumer.tag = tag.into();
+                if let Some(kind) = self.queues.find(hash(&consumer.queue)) {
+                    consumer.learn(kind, channel.qos.channel, settings);
+                }
                 channel.consumers.push(*consumer);
             }
             (Want::Start(key), _) => {
