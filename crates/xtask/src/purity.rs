@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("evenkeel", &["admin", "config", "discovery", "gateway", "model"]),
     ("scenario", &["model"]),
     ("rabbitmq", &[]),
-    ("fleet", &["config", "evenkeel", "model", "rabbitmq", "scenario"]),
+    ("fleet", &["amqp", "config", "evenkeel", "model", "rabbitmq", "scenario"]),
     ("sim", &["balance", "config", "model", "scenario", "session", "ws"]),
     ("xtask", &["rabbitmq"]),
 ];

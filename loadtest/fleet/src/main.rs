@@ -2,13 +2,14 @@
 //! by the steps of a scenario.
 //!
 //! `fleet replay SCENARIO.yaml` is the program; the other subcommands are the processes that it starts, each of its
-//! own, so that descriptors, CPU time and memory are the gateway's own. See `loadtest/README.md`.
+//! own, so that descriptors, CPU time and memory are the gateway's own. `fleet cost` measures the last two. See `loadtest/README.md`.
 
 mod accounting;
 mod amqp;
 mod child;
 mod client;
 mod clients;
+mod cost;
 mod demo;
 mod endpoint;
 mod gateway;
@@ -41,6 +42,8 @@ struct Cli {
 enum Command {
     /// Run a scenario with evenkeel, then with a random pick or without a gateway, and compare
     Replay(replay::Args),
+    /// Measure what AMQP sessions and messages cost, beside HAProxy in TCP mode
+    Cost(cost::Args),
     /// The gateway's whole command line, as a child of replay
     #[command(hide = true, disable_help_flag = true)]
     Gateway {
@@ -56,6 +59,12 @@ enum Command {
     /// All AMQP clients, as a child of replay
     #[command(hide = true)]
     AmqpClients,
+    /// The broker of cost
+    #[command(hide = true)]
+    CostBroker(cost::broker::Args),
+    /// The clients of one measurement of cost
+    #[command(hide = true)]
+    CostLoad(cost::load::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +73,9 @@ fn main() -> ExitCode {
         Command::Replay(args) => on_one_thread(replay::replay(args)),
         Command::Endpoint(args) => on_one_thread(endpoint::serve(args)).map(|()| ExitCode::SUCCESS),
         Command::Clients => on_one_thread(clients::run()).map(|()| ExitCode::SUCCESS),
+        Command::Cost(args) => on_one_thread(cost::cost(args)),
+        Command::CostBroker(args) => on_one_thread(cost::broker::serve(args)).map(|()| ExitCode::SUCCESS),
+        Command::CostLoad(args) => on_one_thread(cost::load::run(args)).map(|()| ExitCode::SUCCESS),
         Command::AmqpClients => on_few_threads(amqp::clients::run()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

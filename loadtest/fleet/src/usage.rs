@@ -29,6 +29,20 @@ pub struct Usage {
 pub fn of(pid: u32) -> io::Result<Usage> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(Usage {
+        cpu_s: cpu_s(pid)?,
+        rss_kib: kib(&rollup, "Rss:"),
+        pss_kib: kib(&rollup, "Pss:"),
+        rss_peak_kib: kib(&status, "VmHWM:"),
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
+    })
+}
+
+/// Time of process `pid` on a CPU since its start, seconds; threads that ended are not contained.
+///
+/// # Errors
+/// When the process is gone, or this is not Linux.
+pub fn cpu_s(pid: u32) -> io::Result<f64> {
     let mut nanos = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may end between the listing and the reading.
@@ -36,13 +50,21 @@ pub fn of(pid: u32) -> io::Result<Usage> {
             nanos += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         }
     }
-    Ok(Usage {
-        cpu_s: nanos as f64 / 1e9,
-        rss_kib: kib(&rollup, "Rss:"),
-        pss_kib: kib(&rollup, "Pss:"),
-        rss_peak_kib: kib(&status, "VmHWM:"),
-        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
-    })
+    Ok(nanos as f64 / 1e9)
+}
+
+/// Time that all CPUs of the machine together were not idle, seconds, to 10 ms.
+///
+/// # Errors
+/// When this is not Linux.
+pub fn busy_s() -> io::Result<f64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = ticks.map(|n| n.parse().unwrap_or(0)).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; the two behind them are contained in the first two.
+    let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|n| ticks.get(*n)).sum();
+    // A tick is 10 ms in all of Linux's interfaces.
+    Ok(busy as f64 / 100.0)
 }
 
 /// Raises the soft limit of descriptors to the hard one; answers the limit.
