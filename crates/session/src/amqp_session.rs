@@ -383,8 +383,9 @@ impl AmqpSession {
             }
             self.collect_later();
         }
-        let out = std::mem::take(&mut self.out[leg as usize]);
-        (!out.is_empty()).then_some(out)
+        let out = &mut self.out[leg as usize];
+        // Dropping even an empty one costs: what it held is overwritten.
+        if out.is_empty() { None } else { Some(std::mem::take(out)) }
     }
 
     /// When `handle_timeout` is due, and what for.
