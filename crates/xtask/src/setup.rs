@@ -1,5 +1,5 @@
-//! Installs what the tests need and a fresh Debian with Rust lacks: rustfmt, clippy, Node.js, `ws`, Python
-//! `websockets`, RabbitMQ.
+//! Installs what the tests need and a fresh Debian with Rust lacks: rustfmt, clippy, Node.js with `ws` and `amqplib`,
+//! Python with `websockets`, `pika` and `aio-pika`, RabbitMQ.
 //!
 //! Everything but Debian's own packages goes into target/interop: nothing is installed for the whole machine,
 //! and `cargo clean` removes it. Present parts are kept, so that a second run needs no network.
@@ -14,8 +14,11 @@ use crate::steps::call;
 
 /// Oldest Node.js that `ws` 8 and our scripts run on; Debian 12 has 18.
 const NODE_MAJOR_MIN: u32 = 18;
-const NPM_PACKAGE: &str = "ws@^8.18.0";
-const PIP_PACKAGE: &str = "websockets>=15,<18";
+/// Packages of npm, each with the versions that will do.
+const NPM_PACKAGES: [(&str, &str); 2] = [("ws", "^8.18.0"), ("amqplib", "^2.3.1")];
+/// Packages of Python, likewise.
+const PIP_PACKAGES: [(&str, &str); 3] =
+    [("websockets", ">=15,<18"), ("pika", ">=1.3,<2"), ("aio-pika", ">=9.5,<11")];
 
 /// Returns one line that says what is there.
 ///
@@ -26,30 +29,45 @@ pub fn run(root: &Path) -> anyhow::Result<String> {
     let folder = root.join("target/interop");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let node = node()?;
-    let ws = folder.join("node_modules/ws/package.json");
-    if !ws.exists() {
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--no-save", "--prefix", "."]).arg(NPM_PACKAGE);
-        call(npm.current_dir(&folder))?;
-    }
-    let package: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&ws)?)?;
-    let websockets = match websockets_version(&folder) {
-        Some(version) => version,
-        None => {
-            venv(&folder)?;
-            call(Command::new(folder.join("venv/bin/python")).args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                PIP_PACKAGE,
-            ]))?;
-            websockets_version(&folder).context("websockets was installed but cannot be imported")?
-        }
-    };
-    let ws = package["version"].as_str().unwrap_or("unknown");
+    let npm = npm_packages(&folder)?;
+    let pip = pip_packages(&folder)?;
     broker::install()?;
-    Ok(format!("Node.js {node}, ws {ws}, Python websockets {websockets} in {}; RabbitMQ", folder.display()))
+    Ok(format!("Node.js {node} with {npm}, Python with {pip} in {}; RabbitMQ", folder.display()))
+}
+
+/// Installs what is missing; says what is there. npm removes what one call does not name, so each call names all.
+fn npm_packages(folder: &Path) -> anyhow::Result<String> {
+    let all_there =
+        || NPM_PACKAGES.iter().map(|(name, _)| npm_version(folder, name)).collect::<Option<Vec<_>>>();
+    if let Some(there) = all_there() {
+        return Ok(there.join(", "));
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--no-save", "--prefix", "."]);
+    npm.args(NPM_PACKAGES.map(|(name, versions)| format!("{name}@{versions}")));
+    call(npm.current_dir(folder))?;
+    Ok(all_there().context("npm has installed its packages but they cannot be found")?.join(", "))
+}
+
+fn npm_version(folder: &Path, name: &str) -> Option<String> {
+    let file = folder.join("node_modules").join(name).join("package.json");
+    let package: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
+    Some(format!("{name} {}", package["version"].as_str()?))
+}
+
+/// Installs what is missing; says what is there.
+fn pip_packages(folder: &Path) -> anyhow::Result<String> {
+    if let Some(there) = pip_versions(folder) {
+        return Ok(there);
+    }
+    let python = folder.join("venv/bin/python");
+    if output(&python.display().to_string(), &["-m", "pip", "--version"]).is_none() {
+        venv(folder)?;
+    }
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "install", "--quiet"]);
+    call(pip.args(PIP_PACKAGES.map(|(name, versions)| format!("{name}{versions}"))))?;
+    pip_versions(folder).context("pip has installed its packages but they cannot be found")
 }
 
 /// A minimal installation of Rust has neither.
@@ -96,9 +114,12 @@ fn venv(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn websockets_version(folder: &Path) -> Option<String> {
-    let python = folder.join("venv/bin/python");
-    output(python.to_str()?, &["-c", "import websockets; print(websockets.__version__)"])
+fn pip_versions(folder: &Path) -> Option<String> {
+    let names = PIP_PACKAGES.map(|(name, _)| name);
+    let look = format!(
+        "from importlib.metadata import version; print(', '.join(f'{{name}} {{version(name)}}' for name in {names:?}))"
+    );
+    output(folder.join("venv/bin/python").to_str()?, &["-c", &look])
 }
 
 /// Installs Debian packages.

@@ -11,6 +11,9 @@ use crate::{fuzz, purity, setup, tidy};
 /// Tests of the interop run: they get a step of their own, with their counts shown.
 const INTEROP_TESTS: [&str; 2] = ["the_two_ends_agree_without_a_gateway", "real_clients_lose_nothing"];
 
+/// Beginning of the names of the tests that need a cluster of RabbitMQ, and a step of their own.
+const AMQP_TESTS: &str = "on_rabbitmq::";
+
 /// Runs all steps; true when none failed.
 ///
 /// # Errors
@@ -41,6 +44,7 @@ pub fn run(root: &Path, long: bool) -> anyhow::Result<bool> {
         for name in INTEROP_TESTS {
             tests.args(["--skip", name]);
         }
+        tests.args(["--skip", AMQP_TESTS]);
         if long {
             tests.env("PROPTEST_CASES", "50000");
         }
@@ -51,6 +55,15 @@ pub fn run(root: &Path, long: bool) -> anyhow::Result<bool> {
         // One after the other: each of the two loads both cores.
         tests.args(["test", "--package", "evenkeel", "--test", "interop", "--locked", "--"]);
         call_tests(tests.args(["--nocapture", "--test-threads", "1"]).args(INTEROP_TESTS))
+    });
+    steps.run("interop AMQP", || {
+        let mut tests = cargo(root);
+        // One after the other: they share the cluster.
+        tests.args(["test", "--package", "evenkeel", "--test", "amqp", "--locked", "--"]);
+        if long {
+            tests.env("EVENKEEL_LONG", "1");
+        }
+        call_tests(tests.args(["--nocapture", "--test-threads", "1", AMQP_TESTS]))
     });
     if long {
         steps.run("fuzz", || {

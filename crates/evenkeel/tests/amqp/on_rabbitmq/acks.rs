@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
+use crate::gateway::Mover;
 use crate::peer::{Client, Peer, Refused};
 
 /// Moves the connection, and waits until it has been.
@@ -246,16 +247,17 @@ fn a_consumer_that_keeps_a_message_works_on_where_it_is_and_moves_later() {
         words.take(3);
         words.ack(1, false);
         let mut next = 4;
+        let mover = Mover::start(&bench.gateway, Duration::from_millis(100));
         for _ in 0..3 {
-            let before = bench.gateway.moves().aborts.get("unacked").copied().unwrap_or(0);
-            let given_up =
-                |moves: &crate::gateway::Moves| moves.aborts.get("unacked").is_some_and(|n| *n > before);
-            bench.gateway.move_until(Duration::from_millis(100), Duration::from_secs(60), given_up);
+            // Time enough for a move to begin, and to find that the client takes too long.
+            words.peer.wait(Duration::from_millis(700));
             // The second and third message stay with the client; the others come one by one.
             assert_eq!(words.take(1), [(next, format!("m{next}"), false)], "{kind}");
             words.ack(next, false);
             next += 1;
         }
+        let tries = mover.stop();
+        assert!(tries.aborts.contains_key("unacked"), "{kind}: {tries}");
         let switched = bench.gateway.moves().switched;
         words.ack(3, true);
         (next..=9).for_each(|number| {
