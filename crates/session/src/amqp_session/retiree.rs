@@ -20,6 +20,9 @@ pub struct Retiree {
     out: zeroize::Zeroizing<Vec<u8>>,
     state: State,
     heartbeat: Option<(Time, Duration)>,
+    linger: Duration,
+    /// The end of lingering, whatever comes.
+    latest: Time,
     close_timeout: Duration,
     unexpected: u32,
 }
@@ -65,6 +68,8 @@ impl Retiree {
             out: former.out,
             state: State::Linger { until },
             heartbeat: (!every.is_zero()).then_some((now + every, every)),
+            linger: settings.linger,
+            latest: now + settings.linger_max,
             close_timeout: settings.close_timeout,
             unexpected: 0,
         };
@@ -116,9 +121,17 @@ impl Retiree {
                 write::connection_close_ok(&mut self.out);
                 self.state = State::Ending { until: now + self.close_timeout };
             }
-            // An alarm may begin or end at any time.
-            Ok(Method::Blocked | Method::Unblocked) if channel == 0 => {}
+            // An alarm may begin or end at any time. Under it the endpoint reads nothing: acks wait, and a close behind them
+            // would be read in the same breath.
+            Ok(Method::Blocked) if channel == 0 => self.linger_until(self.latest),
+            Ok(Method::Unblocked) if channel == 0 => self.linger_until(now + self.linger),
             _ => self.unexpected += 1,
+        }
+    }
+
+    fn linger_until(&mut self, at: Time) {
+        if let State::Linger { until } = &mut self.state {
+            *until = at.min(self.latest);
         }
     }
 
