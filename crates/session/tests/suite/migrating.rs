@@ -341,6 +341,7 @@ fn a_former_connection_that_is_blocked_is_not_closed_before_its_acks_can_be_read
     rig.endpoint_says(&cancel_ok(1));
     let linger = rig.settings.linger;
     let (retiree, _) = rig.retirees.last_mut().expect("the former endpoint lingers");
+    assert_eq!(methods(&retiree.poll_transmit().unwrap_or_default()), [(1, MethodId::BASIC_ACK)]);
     retiree.handle_bytes(
         rig.now,
         &frames(|out| write::method(out, 0, MethodId::CONNECTION_BLOCKED, |out| out.push(0))),
