@@ -88,9 +88,10 @@ fn queues_that_a_move_would_lose_pin_their_connection_and_the_metric_says_why() 
         consume["queue"] = queue.clone();
         call(&mut peer, "basic_consume", consume);
         assert!(pinned(&bench, case.reason), "{}: {}", case.name, bench.gateway.get("/metrics"));
-        (0..5).for_each(|_| {
-            bench.gateway.rehearse();
-        });
+        for _ in 0..5 {
+            let (status, body) = bench.gateway.post("/api/v1/pools/rabbit/rehearse");
+            assert_eq!((status, body.contains("\"told\":0")), (200, true), "{}: {body}", case.name);
+        }
         let body = format!("to {}", case.name);
         call(&mut peer, "basic_publish", json!({ "exchange": "", "routing_key": queue, "body": body }));
         let taken = peer.must(json!({ "do": "take", "channel": "ch", "count": 1, "within": 20 }));
@@ -122,6 +123,7 @@ fn a_client_that_waits_for_direct_replies_gets_them() {
     call(&mut answers, "basic_consume", json!({ "queue": "server" }));
     call(&mut asks, "basic_consume", json!({ "queue": "amq.rabbitmq.reply-to", "auto_ack": true }));
     assert!(pinned(&bench, "direct_reply_to"), "{}", bench.gateway.get("/metrics"));
+    bench.gateway.rehearse();
     // The server, which is not pinned, moves between two questions; the address that it answers to stays valid.
     for question in 0..4 {
         let ask = json!({

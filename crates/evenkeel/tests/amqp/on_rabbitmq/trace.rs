@@ -132,10 +132,14 @@ fn a_moved_client_sees_and_sends_the_same_frames_as_one_without_a_gateway() {
         converse(&bench, &mut client, recorder.port, moves);
         recorder.finish()
     };
-    let direct = record(bench.cluster.nodes()[0].address(), false);
+    let direct = record(bench.endpoints()[0].1, false);
     let mover = Mover::start(&bench.gateway, Duration::from_millis(50));
     let moved = record(bench.gateway.address, true);
     let moves = mover.stop();
+    for (name, frames) in [("direct", &direct), ("moved", &moved)] {
+        let text = serde_json::to_string_pretty(&frames.iter().collect::<Vec<_>>()).expect("plain text");
+        std::fs::write(bench.folder.join(name), text).expect("the test folder is writable");
+    }
     assert_eq!(direct.keys().collect::<Vec<_>>(), moved.keys().collect::<Vec<_>>());
     for (place, frames) in &direct {
         let through = &moved[place];
