@@ -86,7 +86,7 @@ impl Default for Amqp {
             settle_timeout: Duration::from_secs(2),
             flush_timeout: Duration::from_secs(1),
             replay_timeout: Duration::from_secs(5),
-            linger: Duration::from_secs(1),
+            linger: Duration::from_secs(3),
             linger_max: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),
             proxy_protocol: false,

@@ -439,6 +439,7 @@ mod tests {
     fn an_idle_session_is_small() {
         // Two streams, the session, the stay: what a pinned pair costs beside tokio's own share. A task's memory
         // comes in steps of 128 bytes.
-        assert!(size_of::<Relay>() <= 304, "a relay takes {} bytes", size_of::<Relay>());
+        // A word more where another crate of the build has tokio with its multi-thread runtime.
+        assert!(size_of::<Relay>() <= 312, "a relay takes {} bytes", size_of::<Relay>());
     }
 }

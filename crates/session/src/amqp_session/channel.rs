@@ -221,6 +221,8 @@ pub(crate) struct Channel {
     pub pending: VecDeque<Pending>,
     /// The name that an empty one stands for.
     pub last_queue: Box<[u8]>,
+    /// The present endpoint knows that name.
+    pub knows_last_queue: bool,
     /// The broker has stopped the flow.
     pub stopped: bool,
     /// Something was not followed.
@@ -247,6 +249,7 @@ impl Channel {
             consumers: Vec::new(),
             pending: VecDeque::new(),
             last_queue: Box::default(),
+            knows_last_queue: true,
             stopped: false,
             untracked: false,
             later: Vec::new(),
@@ -283,6 +286,7 @@ impl Channel {
         self.confirms_hidden = 0;
         self.confirms = Window::default();
         self.unconfirmable = false;
+        self.knows_last_queue = self.last_queue.is_empty();
         self.pending.retain(|pending| pending.by == By::Client);
         self.consumers.retain(|consumer| consumer.at != (Subscription::Cancelling { leave: true }));
         for consumer in &mut self.consumers {

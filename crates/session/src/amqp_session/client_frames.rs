@@ -222,6 +222,9 @@ impl AmqpSession {
             self.release_acks(now);
             return Ok(Verdict::Again);
         }
+        if self.needs_last_queue(place, id, frame.payload()) {
+            return Ok(Verdict::Again);
+        }
         if method == Method::TxSelect && self.channels[place].mode == Mode::Shadow {
             return Ok(self.reopen(now, settings, place));
         }
@@ -266,6 +269,30 @@ impl AmqpSession {
         Ok(Verdict::Pass)
     }
 
+    /// An empty queue name stands for the channel's last declared queue, which an endpoint that the session has moved to was never told.
+    /// True when that was done now, by a passive declaration: it goes first.
+    fn needs_last_queue(&mut self, place: usize, id: MethodId, payload: &[u8]) -> bool {
+        let names_queue = matches!(
+            id,
+            MethodId::QUEUE_BIND
+                | MethodId::QUEUE_UNBIND
+                | MethodId::QUEUE_PURGE
+                | MethodId::QUEUE_DELETE
+                | MethodId::BASIC_CONSUME
+                | MethodId::BASIC_GET
+        );
+        // Behind class, method and a reserved short.
+        let is_empty = names_queue && payload.get(6) == Some(&0);
+        let channel = &mut self.channels[place];
+        if !is_empty || channel.knows_last_queue || channel.state != ChannelState::Open {
+            return false;
+        }
+        channel.knows_last_queue = true;
+        write::declare_passively(&mut self.out[AmqpLeg::Upstream as usize], channel.id, &channel.last_queue);
+        channel.expect(Want::Other, By::Gateway);
+        true
+    }
+
     fn client_declares(&mut self, settings: &AmqpSettings, place: usize, declare: &Declare<'_>) {
         let channel = &mut self.channels[place];
         let kind = queues::kind_of(declare);
@@ -273,6 +300,7 @@ impl AmqpSession {
             return channel.expect(Want::Declare(kind), By::Client);
         }
         channel.last_queue = declare.queue.into();
+        channel.knows_last_queue = true;
         if let Some(kind) = kind {
             self.learn_queue(settings, declare.queue, kind);
         }

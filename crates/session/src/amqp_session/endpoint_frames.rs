@@ -146,6 +146,7 @@ impl AmqpSession {
             (Want::Close, _) => self.reopening_closed(place),
             (Want::Declare(kind), Ok(Method::DeclareOk { queue, .. })) => {
                 channel.last_queue = queue.into();
+                channel.knows_last_queue = true;
                 if let Some(kind) = kind {
                     self.learn_queue(settings, queue, kind);
                 }

@@ -520,6 +520,24 @@ fn a_consumer_that_starts_again_beside_its_unacknowledged_messages_has_another_t
 }
 
 #[test]
+fn an_empty_queue_name_means_the_same_queue_after_a_move() {
+    let mut rig = Rig::with_channel(AmqpSettings::default());
+    rig.declare("classic", 0b0_0010);
+    rig.forget();
+    switch(&mut rig, false);
+    rig.forget();
+    let get = frames(|out| {
+        write::method(out, 1, MethodId::BASIC_GET, |out| out.extend_from_slice(&[0; 4]));
+    });
+    rig.client_says(&get);
+    assert_eq!(methods(&rig.endpoint), [MethodId::QUEUE_DECLARE, MethodId::BASIC_GET].map(|id| (1, id)));
+    rig.endpoint_says(&declare_ok(1, 0));
+    assert!(rig.client.is_empty(), "the client has not asked");
+    rig.client_says(&get);
+    assert_eq!(methods(&rig.endpoint).len(), 3, "the endpoint knows it now");
+}
+
+#[test]
 fn a_shed_that_comes_amid_a_rollback_follows_it() {
     let mut rig = fenced();
     rig.wait(Duration::from_secs(1));
