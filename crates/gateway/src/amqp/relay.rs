@@ -282,10 +282,11 @@ impl Relay {
 
     /// Scans `bytes` from `from` and sends on what the session lets through; what it leaves is held.
     fn digest(&mut self, cx: &mut Context<'_>, now: Time, from: AmqpLeg, mut bytes: &mut [u8]) {
-        let settings = self.settings();
         let mut tries = AGAIN_MAX;
         loop {
-            let span = self.session.handle_bytes(now, &settings, from, bytes);
+            // Borrowed, not counted: all workers share it, and this is done for every chunk.
+            let settings = &self.rare.policy.amqp_session;
+            let span = self.session.handle_bytes(now, settings, from, bytes);
             if let Some(to) = other(from) {
                 self.emit(Some(cx), now, to, &bytes[..span.forward]);
             }
