@@ -19,7 +19,7 @@ use serde_json::Value;
 /// Longest wait for its start.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Of calls that change something.
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A machine with other work is ten times slower than an idle one; no test is to depend on that.
 const PATIENT: [&str; 6] = [
@@ -125,6 +125,11 @@ impl Gateway {
     /// `POST` with the token: status and body.
     pub fn post(&self, path: &str) -> (u16, String) {
         self.admin.call("POST", path)
+    }
+
+    /// `DELETE` with the token: status and body.
+    pub fn delete(&self, path: &str) -> (u16, String) {
+        self.admin.call("DELETE", path)
     }
 
     /// Moves every connection of the pool that can be moved, once; answers how many were told.

@@ -126,3 +126,25 @@ fn shares(jobs: &[Value], name: &str) -> bool {
     connection
         .is_some_and(|own| !own.is_null() && jobs.iter().filter(|job| job["connection"] == *own).count() > 1)
 }
+
+/// Lets time pass: of a slow network, a stopped process, an idle client, until the next look at something. No test is right or
+/// wrong by how long that takes.
+pub fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
+    }
+}
+
+/// Looks until `done` says so; fails after 30 s.
+pub fn await_that(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "not within 30 s: {what}");
+        pause(Duration::from_millis(10));
+    }
+}

@@ -21,9 +21,11 @@
 
 mod bench;
 mod gateway;
+mod interposer;
 mod judge;
 mod lapin_client;
 mod load;
 mod peer;
+mod raw;
 
 mod on_rabbitmq;

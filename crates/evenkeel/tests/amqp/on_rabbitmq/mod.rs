@@ -3,7 +3,9 @@
 mod acks;
 mod calls;
 mod contents;
+mod faults;
 mod moving;
+mod outages;
 mod pins;
 mod secrets;
 mod trace;
