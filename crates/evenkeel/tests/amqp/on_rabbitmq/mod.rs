@@ -8,4 +8,5 @@ mod moving;
 mod outages;
 mod pins;
 mod secrets;
+mod teeth;
 mod trace;
