@@ -258,7 +258,7 @@ const HINT: &str = "run `cargo xtask setup`, which installs amqplib, pika and ai
 
 /// Where `node_modules/amqplib` and `venv` are. Fails with what to do when they are missing: a run without real clients
 /// would prove nothing, so it is not skipped.
-fn installed() -> PathBuf {
+pub fn installed() -> PathBuf {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/interop");
     let folder = std::env::var_os("EVENKEEL_INTEROP_DIR").map_or(default, PathBuf::from);
     for part in ["node_modules/amqplib/package.json", "venv/bin/python"] {

@@ -4,6 +4,7 @@ mod acks;
 mod calls;
 mod contents;
 mod faults;
+mod herd;
 mod moving;
 mod outages;
 mod pins;
