@@ -9,7 +9,7 @@ use model::Time;
 
 use crate::Initiator;
 
-use super::channel::{By, Channel, ChannelState, Consumer, Subscription, Want};
+use super::channel::{By, Channel, ChannelState, Consumer, Place, Subscription, Want};
 use super::mover::{Goal, Mover, Phase};
 use super::retiree::Former;
 use super::{Abort, AmqpEvent, AmqpLeg, AmqpPin, AmqpSession, AmqpSettings, MessageOrder, Retiree, frames};
@@ -278,7 +278,7 @@ impl AmqpSession {
         }
         for channel in &mut self.channels {
             channel.rebase();
-            channel.start_consumers(&mut self.out[UPSTREAM], 0);
+            channel.start_consumers(&mut self.out[UPSTREAM], 0, Place::NewChannel);
         }
         self.enter(Phase::Replaying, Some(now + settings.replay_timeout));
     }
@@ -332,7 +332,7 @@ impl AmqpSession {
             let channel = &mut self.channels[place];
             if channel.state == ChannelState::Open && !is_shed_next {
                 let mut out = Vec::new();
-                channel.start_consumers(&mut out, channel.qos.consumer);
+                channel.start_consumers(&mut out, channel.qos.consumer, Place::SameChannel);
                 self.upstream_of(place).append(&mut out);
             }
         }

@@ -159,6 +159,15 @@ impl Consumer {
     }
 }
 
+/// Where consumers start again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// On the channel on which they were cancelled.
+    SameChannel,
+    /// On one that has just been opened.
+    NewChannel,
+}
+
 /// Who waits for an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum By {
@@ -327,17 +336,18 @@ impl Channel {
 
     /// Starts its cancelled consumers again, each with the prefetch of its time; `current` is the prefetch in force. One whose
     /// prefetch is full would get nothing, and waits.
-    pub fn start_consumers(&mut self, out: &mut Vec<u8>, mut current: u16) {
+    pub fn start_consumers(&mut self, out: &mut Vec<u8>, mut current: u16, at: Place) {
         let mut asked = Vec::new();
         for place in 0..self.consumers.len() {
             let consumer = &self.consumers[place];
             if consumer.at != Subscription::Cancelled || !consumer.has_room() {
                 continue;
             }
-            // A quorum queue of RabbitMQ 3.10 fails (541) when a tag of which messages are unacknowledged is consumed with again.
-            let is_owed = consumer.unacked > 0 && !consumer.classic;
-            let alias = is_owed.then(|| self.free_tag(consumer)).flatten();
-            if is_owed && alias.is_none() {
+            // A quorum queue of RabbitMQ 3.10 fails (541) when a channel consumes again with a tag of which it has not settled all
+            // messages; acks that have been sent may still wait in the broker's channel.
+            let needs_alias = at == Place::SameChannel && !consumer.classic;
+            let alias = needs_alias.then(|| self.free_tag(consumer)).flatten();
+            if needs_alias && alias.is_none() {
                 continue;
             }
             let consumer = &mut self.consumers[place];
@@ -361,16 +371,19 @@ impl Channel {
         }
     }
 
-    /// A tag as long as that of `consumer` which the endpoint does not know on this channel.
+    /// A tag as long as that of `consumer` which the endpoint does not know on this channel, and which no client is likely to take.
     fn free_tag(&self, consumer: &Consumer) -> Option<Box<[u8]>> {
         let is_free =
             |tag: &[u8]| self.consumers.iter().all(|c| *c.tag != *tag && c.alias.as_deref() != Some(tag));
-        let variants = (b'0'..=b'9').chain(b'a'..=b'z').chain(b'A'..=b'Z');
-        variants
-            .map(|last| {
+        let variants = b"~^|`!%&*+=?;<>{}";
+        // Behind the one in use: the longer ago one was, the better.
+        let used = consumer.tag_at_endpoint().last();
+        let begin = variants.iter().position(|variant| Some(variant) == used).map_or(0, |at| at + 1);
+        (0..variants.len())
+            .map(|step| {
                 let mut tag = consumer.tag.clone();
                 if let Some(byte) = tag.last_mut() {
-                    *byte = last;
+                    *byte = variants[(begin + step) % variants.len()];
                 }
                 tag
             })

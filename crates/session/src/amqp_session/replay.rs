@@ -5,7 +5,7 @@ use model::Time;
 
 use crate::Initiator;
 
-use super::channel::{By, Channel, ChannelState, Mode, Subscription, Want};
+use super::channel::{By, Channel, ChannelState, Mode, Place, Subscription, Want};
 use super::mover::Phase;
 use super::window::Window;
 use super::{Abort, AmqpEvent, AmqpLeg, AmqpSession, AmqpSettings, Verdict};
@@ -201,6 +201,6 @@ impl Channel {
         for _ in 1..answers {
             self.expect(Want::Other, By::Gateway);
         }
-        self.start_consumers(out, 0);
+        self.start_consumers(out, 0, Place::NewChannel);
     }
 }

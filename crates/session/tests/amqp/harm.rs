@@ -1,6 +1,7 @@
 //! Faults, and how a schedule is judged in the end: a part of `world`.
 
 use super::*;
+use crate::queue::Asked;
 
 impl World {
     pub(super) fn is_time_for_fault(&self) -> bool {
@@ -177,12 +178,14 @@ impl World {
         for (number, queue, mut asked) in expected {
             let process = channels.get(&number).map(|channel| &cluster.channels[*channel]);
             // One that was started again beside its own unacknowledged messages goes by another tag of the same length.
-            let is_it =
-                |tag: &[u8]| tag == asked.tag || tag[..tag.len() - 1] == asked.tag[..asked.tag.len() - 1];
+            let is_alias = |tag: &[u8], (on, other): &(usize, Asked)| {
+                let Some((last, rest)) = tag.split_last() else { return false };
+                let is_it = *rest == asked.tag[..asked.tag.len() - 1] && !last.is_ascii_alphanumeric();
+                is_it && *on == queue && other.prefetch == asked.prefetch && other.no_ack == asked.no_ack
+            };
             let consumers = process.map(|process| &process.consumers);
             let exact = consumers.and_then(|consumers| consumers.get(&asked.tag));
-            let alike =
-                || consumers?.iter().find(|(tag, (on, _))| is_it(tag) && *on == queue).map(|(_, one)| one);
+            let alike = || consumers?.iter().find(|(tag, one)| is_alias(tag, one)).map(|(_, one)| one);
             let found = exact.or_else(alike);
             let mut found = found.cloned();
             if let Some((_, found)) = &mut found {
