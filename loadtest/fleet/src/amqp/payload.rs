@@ -24,7 +24,7 @@ pub fn write(label: Label, bytes: usize) -> Vec<u8> {
     message
 }
 
-/// Whose it is; `None`: it is not what [`write`] made of `bytes` bytes.
+/// Whose it is; `None`: it is not what [`write()`] made of `bytes` bytes.
 pub fn read(message: &[u8], bytes: usize) -> Option<Label> {
     let (head, rest) = message.split_at_checked(HEAD)?;
     let label = Label {

@@ -12,13 +12,16 @@ use crate::gateway::Gateway;
 use crate::load::{pause, run_time};
 use crate::peer::installed;
 
-/// Seconds between two publishes of a connection.
-const EVERY: f64 = 0.5;
+/// Seconds between two publishes of a connection; more where they are so many that one process could not keep up.
+fn every(connections: u64) -> f64 {
+    (connections as f64 / 250.0).max(0.5)
+}
 
 /// What many robust clients saw while one node of two was drained.
 struct Seen {
     /// Longest time between two confirms, by connection, sorted, seconds.
     longest: Vec<f64>,
+    every: f64,
     failed: u64,
     failures: Vec<String>,
     confirmed: u64,
@@ -31,7 +34,7 @@ impl Seen {
 
     /// Connections that were cut off for longer than a second beyond their own pace.
     fn cut_off(&self) -> usize {
-        self.longest.iter().filter(|longest| **longest > EVERY + 1.0).count()
+        self.longest.iter().filter(|longest| **longest > self.every + 1.0).count()
     }
 }
 
@@ -49,11 +52,12 @@ fn drained(bench: &mut Bench, amqp: &str, connections: u64, deadline: u64) -> Se
     let mut orders = child.stdin.take().expect("stdin is piped");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let port = bench.gateway.address.port();
-    let order = json!({"port": port, "vhost": bench.vhost, "connections": connections, "every": EVERY});
+    let order =
+        json!({"port": port, "vhost": bench.vhost, "connections": connections, "every": every(connections)});
     writeln!(orders, "{order}").expect("it reads");
     lines.next().expect("it answers").expect("text");
     // They have connected one after the other, and their first publishes have waited for that.
-    pause(Duration::from_secs(2));
+    pause(Duration::from_secs(2).mul_f64(every(connections)));
     writeln!(orders, "begin").expect("it reads");
     let id = bench.endpoints()[0].0.replace('@', "%40");
     let path =
@@ -61,7 +65,7 @@ fn drained(bench: &mut Bench, amqp: &str, connections: u64, deadline: u64) -> Se
     let (status, body) = bench.gateway.post(&path);
     assert_eq!(status, 200, "{body}");
     // A client that was closed last comes back within about five seconds.
-    pause(Duration::from_secs(8));
+    pause(Duration::from_secs(8).mul_f64(every(connections).max(1.0)));
     writeln!(orders, "end").expect("it reads");
     let line = lines.next().expect("it answers").expect("text");
     let said: Value = serde_json::from_str(&line).expect("JSON");
@@ -72,7 +76,13 @@ fn drained(bench: &mut Bench, amqp: &str, connections: u64, deadline: u64) -> Se
     let count = |key: &str| said["result"][key].as_u64().expect("a count");
     assert_eq!(said["result"]["early"], json!([]), "before the drain");
     let failures = serde_json::from_value(said["result"]["failures"].clone()).expect("texts");
-    Seen { longest, failed: count("failed"), failures, confirmed: count("confirmed") }
+    Seen {
+        longest,
+        every: every(connections),
+        failed: count("failed"),
+        failures,
+        confirmed: count("confirmed"),
+    }
 }
 
 // T16: 1000 connections with --long.
@@ -92,10 +102,11 @@ fn a_drain_that_moves_costs_robust_clients_nothing_and_one_that_closes_seconds()
     for (how, seen) in [("closed with 320", &closed), ("moved", &moved)] {
         println!(
             "T16, {connections} aio-pika connections, half of them {how} within {deadline} s: {} confirmed, {} publishes failed, \
-             {} connections cut off; longest time between confirms, one each {EVERY} s: half {:.2} s, 90 % {:.2} s, most {:.2} s",
+             {} connections cut off; longest time between confirms, one each {} s: half {:.2} s, 90 % {:.2} s, most {:.2} s",
             seen.confirmed,
             seen.failed,
             seen.cut_off(),
+            seen.every,
             seen.at(0.5),
             seen.at(0.9),
             seen.at(1.0)

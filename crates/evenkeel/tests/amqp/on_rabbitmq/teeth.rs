@@ -16,7 +16,7 @@ use crate::peer::Client;
 use crate::raw::{Does, Raw, drain};
 
 /// Slices of a run without a rule, until what it is for has been seen.
-const SLICES_MAX: usize = 8;
+const SLICES_MAX: usize = 20;
 /// Acks of a storm (T6).
 const STORM: u64 = 1500;
 /// Storms without linger, until an ack is lost.
@@ -44,13 +44,16 @@ fn unconfirmed(bench: &mut Bench, order: &str, slice: usize, time: Duration) -> 
     bench.gateway = Gateway::start(&folder, two, &format!("      order: {order}\n"), "");
     let leader = bench.cluster.nodes()[2].address().port();
     let mut jobs: Vec<Value> = Vec::new();
-    for (size, backlog) in [(200, 3000), (100_000, 150)] {
+    // The queue of large messages has more to write than one publisher gives it: what is on its way to it stays there for a while.
+    for (size, backlog, publishers) in [(200, 3000, 1), (100_000, 500, 3)] {
         let queue = format!("{size}-{slice}");
         let fields = json!({
             "type": "classic", "confirms": false, "sizes": [size], "backlog": backlog, "prefetch": 100, "ack": "multiple",
         });
         jobs.push(bench.job_at(leader, "consume", &format!("{queue}-consumer"), &queue, &fields));
-        jobs.push(bench.job("publish", &format!("{queue}-publisher"), &queue, &fields));
+        for number in 0..publishers {
+            jobs.push(bench.job("publish", &format!("{queue}-publisher-{number}"), &queue, &fields));
+        }
     }
     let mut peer = bench.client(Client::Amqplib);
     run_with(bench, &mut peer, &jobs, time, STRICT, Duration::from_millis(100), |_| ())
