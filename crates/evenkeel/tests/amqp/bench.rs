@@ -48,15 +48,15 @@ impl Bench {
     pub fn start(name: &str, amqp: &str) -> Self {
         let mut held = Held(CLUSTER.lock().unwrap_or_else(PoisonError::into_inner));
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("amqp");
+        if held.0.is_some()
+            && let Err(why) = repair(&mut held)
+        {
+            // A node that was killed does not always come back, for one when its port was taken meanwhile.
+            println!("a new cluster: {why:#}");
+            *held.0 = None;
+        }
         if held.0.is_none() {
             *held.0 = Some(cluster(&root.join("cluster")));
-        }
-        for index in 0..held.nodes().len() {
-            // What another test has left stopped or paused.
-            held.resume(index).expect("there is such a node");
-            if held.nodes()[index].pid().is_none() {
-                held.start_node(index).expect("a stopped node starts again");
-            }
         }
         let folder = root.join(name);
         let _ = std::fs::remove_dir_all(&folder);
@@ -139,6 +139,17 @@ impl Bench {
             self.vhost, self.vhost
         ))
     }
+}
+
+/// Runs again what another test has left stopped or paused.
+fn repair(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for index in 0..cluster.nodes().len() {
+        cluster.resume(index)?;
+        if cluster.nodes()[index].pid().is_none() {
+            cluster.start_node(index)?;
+        }
+    }
+    Ok(())
 }
 
 /// Nodes that start side by side may find each other before the first knows which features all of them have, and then end:
