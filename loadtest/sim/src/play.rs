@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use scenario::amqp::AmqpScenario;
 use scenario::reconnect::Reconnect;
 use scenario::summary::Times;
 use scenario::{Bounds, Expect, Mark, Report, Run, Scenario, Summary, Timeline};
@@ -55,6 +56,11 @@ impl Default for Own {
 /// # Errors
 /// What is wrong with the file.
 pub fn play(text: &str, seed: Option<u64>) -> Result<Played, String> {
+    if AmqpScenario::is_meant(text) {
+        return Err(
+            "the scenario is for AMQP, and brokers are not simulated; play it with `fleet replay`".into()
+        );
+    }
     let mut scenario = Scenario::parse(text, BOUNDS)?;
     scenario.seed = seed.unwrap_or(scenario.seed);
     let own: Own = serde_json::from_value(Value::Object(scenario.sim.clone()))
@@ -296,6 +302,11 @@ expect: {imbalance_max: 1.1, moves_min: 10, lost_to_client_max: 0}
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
+            // Brokers and their messages are not simulated.
+            if AmqpScenario::is_meant(&text) {
+                assert!(play(&text, None).unwrap_err().contains("fleet replay"));
+                continue;
+            }
             let scenario = Scenario::parse(&text, BOUNDS).unwrap();
             spec(&scenario, &Own::default(), &scenario.gateway, scenario.run_for)
                 .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
