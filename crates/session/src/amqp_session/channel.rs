@@ -159,6 +159,13 @@ impl Consumer {
     }
 }
 
+/// A consumer tag that the endpoint was given in place of the client's. Of the same length.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Alias {
+    pub alias: Box<[u8]>,
+    pub tag: Box<[u8]>,
+}
+
 /// Where consumers start again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
@@ -227,6 +234,8 @@ pub(crate) struct Channel {
     pub unconfirmable: bool,
     pub qos: Qos,
     pub consumers: Vec<Consumer>,
+    /// Tags that the endpoint was given in place of the client's, and those: a delivery may come after its consumer is gone.
+    pub aliases: Vec<Alias>,
     pub pending: VecDeque<Pending>,
     /// The name that an empty one stands for.
     pub last_queue: Box<[u8]>,
@@ -256,6 +265,7 @@ impl Channel {
             unconfirmable: false,
             qos: Qos::default(),
             consumers: Vec::new(),
+            aliases: Vec::new(),
             pending: VecDeque::new(),
             last_queue: Box::default(),
             knows_last_queue: true,
@@ -296,6 +306,7 @@ impl Channel {
         self.confirms = Window::default();
         self.unconfirmable = false;
         self.knows_last_queue = self.last_queue.is_empty();
+        self.aliases = Vec::new();
         self.pending.retain(|pending| pending.by == By::Client);
         self.consumers.retain(|consumer| consumer.at != (Subscription::Cancelling { leave: true }));
         for consumer in &mut self.consumers {
@@ -351,6 +362,10 @@ impl Channel {
                 continue;
             }
             let consumer = &mut self.consumers[place];
+            if let Some(alias) = &alias {
+                self.aliases.retain(|known| known.alias != *alias);
+                self.aliases.push(Alias { alias: alias.clone(), tag: consumer.tag.clone() });
+            }
             consumer.alias = alias;
             if consumer.prefetch != current {
                 current = consumer.prefetch;
@@ -400,9 +415,8 @@ impl Channel {
     /// Puts the client's tag in the place of an alias, in a `basic.deliver`, `cancel` or `cancel-ok` of the endpoint's.
     pub fn unalias(&self, frame: &mut [u8]) {
         let Some(tag) = consumer_tag(frame) else { return };
-        let named = |consumer: &&Consumer| consumer.alias.as_deref() == Some(&frame[tag.clone()]);
-        if let Some(consumer) = self.consumers.iter().find(named) {
-            frame[tag].copy_from_slice(&consumer.tag);
+        if let Some(known) = self.aliases.iter().find(|known| *known.alias == frame[tag.clone()]) {
+            frame[tag].copy_from_slice(&known.tag);
         }
     }
 }
