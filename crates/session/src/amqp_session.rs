@@ -184,6 +184,11 @@ pub struct AmqpSession {
     refusal: Option<Box<str>>,
 }
 
+/// How many times longer a client has for its acks when its endpoint goes away.
+const EVACUATION_PATIENCE: u32 = 10;
+/// What is kept of the time to a deadline for everything but the client's acks.
+const EVACUATION_REST: Duration = Duration::from_secs(5);
+
 /// What becomes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
@@ -335,6 +340,25 @@ impl AmqpSession {
         let until = now + settings.prepare_timeout;
         self.mover = Some(Box::new(Mover::new(Goal::Migrate, Phase::Dialing, Some(until))));
         self.events.push_back(AmqpEvent::Dial);
+        Ok(())
+    }
+
+    /// As [`Self::begin_migration`], off an endpoint that goes away at `deadline`: the client has up to ten times `settle_timeout`
+    /// for its acks, as far as the deadline allows.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_evacuation(
+        &mut self,
+        now: Time,
+        settings: &AmqpSettings,
+        deadline: Time,
+    ) -> Result<(), AmqpPin> {
+        self.begin_migration(now, settings)?;
+        if let Some(mover) = &mut self.mover {
+            let most = deadline.since(now).saturating_sub(EVACUATION_REST);
+            mover.settle_for = Some((settings.settle_timeout * EVACUATION_PATIENCE).min(most));
+        }
         Ok(())
     }
 

@@ -38,7 +38,7 @@ impl Relay {
     pub(super) fn obey(&mut self, now: Time, command: Command) {
         let settings = self.settings();
         match command {
-            Command::Migrate(spec) => match self.session.begin_migration(now, &settings) {
+            Command::Migrate(spec) => match self.begin_migration(now, &spec) {
                 Ok(()) => self.rare.moving.spec = Some(spec),
                 // It says so when it ends.
                 Err(AmqpPin::Ending) => {}
@@ -72,6 +72,15 @@ impl Relay {
                     }
                 }
             }
+        }
+    }
+
+    /// A session that has to go has more time for its acks than one that only should.
+    fn begin_migration(&mut self, now: Time, spec: &MigrateSpec) -> Result<(), AmqpPin> {
+        let settings = self.settings();
+        match (spec.fallback, spec.deadline) {
+            (Fallback::Close, Some(deadline)) => self.session.begin_evacuation(now, &settings, deadline),
+            _ => self.session.begin_migration(now, &settings),
         }
     }
 

@@ -95,7 +95,7 @@ impl AmqpSession {
         if fences {
             self.enter(Phase::Saturating, Some(now + settings.saturate_timeout));
         } else {
-            self.enter(Phase::Settling, Some(settle_until(now, settings, goal)));
+            self.enter(Phase::Settling, Some(self.settle_until(now, settings, goal)));
         }
         self.advance(now, settings);
     }
@@ -168,7 +168,7 @@ impl AmqpSession {
         if !self.has_fencable(goal) {
             self.release_acks(now);
         }
-        self.enter(Phase::Settling, Some(settle_until(now, settings, goal)));
+        self.enter(Phase::Settling, Some(self.settle_until(now, settings, goal)));
     }
 
     /// A quorum queue's consumer is cancelled only when the client has acknowledged everything: RabbitMQ ends the connection
@@ -428,6 +428,15 @@ impl AmqpSession {
         self.close_client(now, settings, Initiator::Gateway, code::CONNECTION_FORCED, text);
     }
 
+    /// Until when the client may acknowledge what it has.
+    fn settle_until(&self, now: Time, settings: &AmqpSettings, goal: Goal) -> Time {
+        let own = self.mover.as_deref().and_then(|mover| mover.settle_for);
+        match goal {
+            Goal::Shed { deadline, .. } => deadline,
+            Goal::Migrate | Goal::Replace => now + own.unwrap_or(settings.settle_timeout),
+        }
+    }
+
     // ---- an endpoint that is lost
 
     /// The endpoint has ended the stream, or it is broken.
@@ -512,14 +521,6 @@ impl AmqpSession {
         {
             self.events.push_back(AmqpEvent::Aborted { reason: Abort::ClientLeft, rolled_back: false });
         }
-    }
-}
-
-/// How long the client may take to acknowledge what it has.
-fn settle_until(now: Time, settings: &AmqpSettings, goal: Goal) -> Time {
-    match goal {
-        Goal::Shed { deadline, .. } => deadline,
-        Goal::Migrate | Goal::Replace => now + settings.settle_timeout,
     }
 }
 

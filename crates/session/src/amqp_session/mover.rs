@@ -117,6 +117,8 @@ pub(crate) struct Mover {
     pub frozen: Option<Time>,
     /// When frozen peers get a heartbeat.
     pub heartbeat: Option<Time>,
+    /// How long the client has for its acks, if that is not `settle_timeout`.
+    pub settle_for: Option<Duration>,
     /// A shed that begins when this is over: by when, and whether it closes then.
     pub then_shed: Option<(Time, bool)>,
     /// Channels that the new endpoint has refused a consumer on, and when to try again.
@@ -140,6 +142,7 @@ impl Mover {
             holds_acks: false,
             frozen: None,
             heartbeat: None,
+            settle_for: None,
             then_shed: None,
             retries: Vec::new(),
             refused: None,
