@@ -10,6 +10,7 @@ mod channel;
 mod client_frames;
 mod closing;
 mod endpoint_frames;
+mod frame;
 mod mover;
 mod next_leg;
 mod queues;
@@ -29,6 +30,7 @@ use zeroize::Zeroizing;
 use crate::Initiator;
 use channel::{By, Channel, ChannelState, Mode, Subscription};
 use closing::Closing;
+use frame::{Frame, frames};
 use mover::{Goal, Mover, Phase};
 use queues::Queues;
 
@@ -689,34 +691,5 @@ impl AmqpSession {
         };
         let no_end = self.reopening.is_none() && self.closing.is_none();
         self.standing.is_none() && no_end && self.channels.iter().all(is_free)
-    }
-}
-
-/// The whole frames in `bytes`, with their channels.
-fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let [_, id_high, id_low, size @ ..] = *bytes.first_chunk::<{ amqp::HEADER_BYTES }>()?;
-        let len = u32::from_be_bytes(size) as usize + amqp::FRAME_OVERHEAD;
-        let (frame, rest) = bytes.split_at_checked(len)?;
-        bytes = rest;
-        Some((u16::from_be_bytes([id_high, id_low]), frame))
-    })
-}
-
-/// A frame, or its beginning.
-struct Frame<'a> {
-    kind: amqp::Kind,
-    channel: u16,
-    /// Bytes of its whole payload.
-    size: u32,
-    /// What is here of it, header included. A method that is followed is whole.
-    bytes: &'a mut [u8],
-}
-
-impl Frame<'_> {
-    /// Its payload, as far as it is here.
-    fn payload(&self) -> &[u8] {
-        let end = self.bytes.len().min(amqp::HEADER_BYTES + self.size as usize);
-        &self.bytes[amqp::HEADER_BYTES..end]
     }
 }
