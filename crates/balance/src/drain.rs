@@ -1,8 +1,9 @@
 //! Emptying an endpoint that goes away: evenly, and done before its deadline.
 //!
 //! The deadline runs from the first sight of the endpoint terminating, or from when it vanished. What is left is
-//! spread over the time until a margin before the deadline, because a move takes time itself. Neither the bucket nor
-//! `enabled`, a pause, the return guard or the cooldown applies: the sessions lose their endpoint in any case.
+//! spread over the time until a margin before the deadline, because a move takes time itself. Sessions that migrate are
+//! asked for within the first half: a client that has messages to acknowledge first may need the other. Neither the bucket
+//! nor `enabled`, a pause, the return guard or the cooldown applies: the sessions lose their endpoint in any case.
 
 use std::time::Duration;
 
@@ -33,11 +34,13 @@ struct Schedule {
 
 impl Schedule {
     /// A drain that began at `since` and has to be done `whole` later. `somewhere`: another endpoint takes sessions.
-    fn new(now: Time, since: Time, whole: Duration, somewhere: bool) -> Self {
-        let margin = (whole / 5).max(MARGIN_MIN);
+    /// `migrates`: as in [`Settings`](crate::Settings).
+    fn new(now: Time, since: Time, whole: Duration, somewhere: bool, migrates: bool) -> Self {
+        let margin = (whole / if migrates { 2 } else { 5 }).max(MARGIN_MIN);
         let regular = since + whole.saturating_sub(margin);
-        // Past the regular end (held back, or late handshakes) the rest still gets a spread, only a shorter one.
-        let end = if now < regular { regular } else { since + whole.saturating_sub(MARGIN_MIN) };
+        // Past the regular end (held back, or late handshakes) the rest still gets a spread, only a shorter one; what
+        // migrates is tried at once.
+        let end = if now < regular || migrates { regular } else { since + whole.saturating_sub(MARGIN_MIN) };
         let start = if somewhere { since } else { since + whole.saturating_sub(NOWHERE_HOLD) };
         Self { end, start }
     }
@@ -53,7 +56,7 @@ impl Planner {
         for index in 0..self.slots.len() {
             let slot = self.slots.at(index);
             let Some(since) = slot.drain_since else { continue };
-            let schedule = Schedule::new(now, since, self.drain_time(index), somewhere);
+            let schedule = self.schedule(now, since, index, somewhere);
             let held = slot.held();
             if held == 0 || slot.drain_next.max(slot.hold_until).max(schedule.start) > now {
                 continue;
@@ -73,10 +76,14 @@ impl Planner {
         }
         let somewhere = self.slots.totals().ready > 0;
         let due = |(index, slot): (usize, &Slot)| {
-            let start = Schedule::new(Time::ZERO, slot.drain_since?, self.drain_time(index), somewhere).start;
+            let start = self.schedule(Time::ZERO, slot.drain_since?, index, somewhere).start;
             (slot.held() > 0).then(|| slot.drain_next.max(slot.hold_until).max(start))
         };
         self.slots.iter().enumerate().filter_map(due).min()
+    }
+
+    fn schedule(&self, now: Time, since: Time, index: usize, somewhere: bool) -> Schedule {
+        Schedule::new(now, since, self.drain_time(index), somewhere, self.settings.migrates)
     }
 
     /// From the beginning of an endpoint's drain to its deadline.
@@ -86,7 +93,7 @@ impl Planner {
 
     /// How long to leave a draining endpoint alone that had nothing movable: shorter when time is short.
     pub(crate) fn drain_hold(&self, now: Time, since: Time, whole: Duration) -> Duration {
-        let left = Schedule::new(now, since, whole, true).end.since(now);
+        let left = Schedule::new(now, since, whole, true, self.settings.migrates).end.since(now);
         if left.is_zero() { HOLD } else { (left / 4).clamp(STEP, HOLD) }
     }
 }
@@ -113,12 +120,23 @@ mod tests {
         assert_eq!(portion(7, Duration::ZERO), 7);
     }
 
+    fn end(now: u64, seconds: u64, migrates: bool) -> Time {
+        let whole = Duration::from_secs(seconds);
+        Schedule::new(Time::from_millis(now), Time::ZERO, whole, true, migrates).end
+    }
+
     #[test]
     fn the_end_keeps_a_fifth_and_at_least_a_second_before_the_deadline() {
-        let end =
-            |seconds: u64| Schedule::new(Time::ZERO, Time::ZERO, Duration::from_secs(seconds), true).end;
-        assert_eq!(end(30), Time::from_millis(24_000));
-        assert_eq!(end(3), Time::from_millis(2_000));
-        assert_eq!(end(1), Time::ZERO);
+        assert_eq!(end(0, 30, false), Time::from_millis(24_000));
+        assert_eq!(end(0, 3, false), Time::from_millis(2_000));
+        assert_eq!(end(0, 1, false), Time::ZERO);
+        assert_eq!(end(25_000, 30, false), Time::from_millis(29_000), "late, it is a second");
+    }
+
+    #[test]
+    fn what_migrates_is_asked_for_in_the_first_half_and_again_at_once_after_it() {
+        assert_eq!(end(0, 30, true), Time::from_millis(15_000));
+        assert_eq!(end(25_000, 30, true), Time::from_millis(15_000));
+        assert_eq!(end(0, 1, true), Time::ZERO);
     }
 }

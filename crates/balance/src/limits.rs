@@ -46,6 +46,9 @@ pub struct Settings {
     pub admission: Admission,
     /// When sessions are moved, how many and how fast.
     pub limits: Limits,
+    /// Sessions change their endpoint while their clients stay. Nobody comes back in a herd then, and one that can not go yet
+    /// is tried again: a drain asks for all of them within the first half of its time.
+    pub migrates: bool,
 }
 
 /// Which endpoints may be picked.

@@ -5,7 +5,8 @@ mod world;
 use std::time::Duration;
 
 use balance::{
-    Admission, ClientKey, Ended, Limits, MoveReason, Planner, Purpose, Refusal, Request, Settings, Visitor,
+    Action, Admission, ClientKey, Ended, Limits, MoveReason, Planner, Purpose, Refusal, Request, Settings,
+    Visitor,
 };
 use model::{Endpoint, EndpointId, EndpointState, Time};
 use proptest::prelude::*;
@@ -36,6 +37,34 @@ fn open(planner: &mut Planner) -> EndpointId {
 fn counts(planner: &Planner) -> Vec<(u32, u32, u32)> {
     let status = planner.status(Time::ZERO);
     status.endpoints.iter().map(|e| (e.sessions, e.moving, e.pending)).collect()
+}
+
+/// When the last of ten sessions is asked to leave an endpoint that has 20 s for its drain.
+fn last_asked(migrates: bool) -> Duration {
+    let limits = Limits { drain_deadline: Duration::from_secs(20), ..Limits::default() };
+    let mut planner = planner(Settings { limits, migrates, ..Settings::default() }, &ready(1));
+    (0..10).for_each(|_| drop(open(&mut planner)));
+    let draining = endpoint("e0", 1, EndpointState::Terminating);
+    let other = endpoint("e1", 1, EndpointState::Ready);
+    planner.handle_endpoints(Time::ZERO, &[draining, other]);
+    let (mut asked, mut now) = (0, Time::ZERO);
+    while asked < 10 {
+        now = now + Duration::from_millis(20);
+        assert!(now < Time::from_millis(20_000), "the deadline has passed, {asked} were asked");
+        while let Some(action) = planner.poll_action(now) {
+            let Action::Move(plan) = action else { continue };
+            assert_eq!(plan.reason, MoveReason::Draining);
+            planner.handle_moves_began(now, &plan.from, plan.count, plan.count);
+            asked += plan.count;
+        }
+    }
+    now.since(Time::ZERO)
+}
+
+#[test]
+fn a_drain_asks_what_migrates_in_its_first_half_since_its_clients_may_need_the_other() {
+    assert!(last_asked(true) <= Duration::from_secs(10));
+    assert!(last_asked(false) > Duration::from_secs(13), "what is closed goes at an even pace");
 }
 
 #[test]

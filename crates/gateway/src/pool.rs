@@ -320,12 +320,13 @@ fn compile_notice(notice: &config::Notice, grace: Duration, reason: &str) -> Not
 }
 
 /// What the planner is told of a pool's configuration.
-fn settings(config: &config::Pool) -> balance::Settings {
+fn settings(config: &config::Pool, protocol: Protocol) -> balance::Settings {
     balance::Settings {
         policy: config.balance,
         placement: config.placement.clone(),
         admission: config.admission.clone(),
         limits: config.rebalance.clone(),
+        migrates: protocol == Protocol::Amqp && config.amqp.as_ref().is_none_or(|amqp| amqp.seamless),
     }
 }
 
@@ -336,7 +337,7 @@ impl Pool {
     /// When `config` has no pool of that name.
     pub fn new(name: PoolName, config: &Config, clock: Clock) -> Arc<Self> {
         let seed = u64::from_ne_bytes(crate::entropy::bytes());
-        let planner = Planner::new(settings(&config.pools[&name]), seed);
+        let planner = Planner::new(settings(&config.pools[&name], config.protocol(&name)), seed);
         let policy = Policy::new(&config.pools[&name], config.protocol(&name), &config.limits);
         Arc::new(Self {
             metrics: PoolMetrics::new(&name),
@@ -353,7 +354,7 @@ impl Pool {
     pub fn reconfigure(&self, now: Time, config: &Config) {
         let Some(pool) = config.pools.get(&self.name) else { return };
         self.policy.store(Arc::new(Policy::new(pool, config.protocol(&self.name), &config.limits)));
-        self.plan(|planner| planner.reconfigure(now, settings(pool)));
+        self.plan(|planner| planner.reconfigure(now, settings(pool, config.protocol(&self.name))));
     }
 
     /// The gateway's time.

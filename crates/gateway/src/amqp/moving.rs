@@ -19,8 +19,9 @@ use crate::pool::{RetiredCount, Ticket};
 use crate::slot::{Command, CutReason};
 use crate::telemetry::{self, Migration};
 
-/// With less than this left before its deadline a session is closed rather than tried again.
-const LAST_TRY: Duration = Duration::from_secs(3);
+/// With less than this left before its deadline a session is closed rather than tried again: its client may need that long
+/// for its acks.
+const LAST_TRY: Duration = Duration::from_secs(5);
 
 /// The move under way, if any.
 #[derive(Default)]
