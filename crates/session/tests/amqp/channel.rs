@@ -122,9 +122,9 @@ impl Cluster {
             match Method::parse(&frame.payload) {
                 Ok(Method::ChannelCloseOk) if frame.kind == Kind::Method => self.forget(channel, ledger),
                 Ok(Method::ChannelClose { .. }) if frame.kind == Kind::Method => {
+                    // The two have crossed; its own is to be answered yet.
                     process.say(bare(number, MethodId::CHANNEL_CLOSE_OK));
                     self.flush(channel);
-                    self.forget(channel, ledger);
                 }
                 _ => {}
             }

@@ -219,6 +219,8 @@ pub struct Client {
     pub is_short: bool,
     /// Auto-delete queues that it has stopped to consume from.
     vanished: BTreeSet<usize>,
+    /// Channels whose two Closes have crossed: an answer may come yet.
+    crossed: BTreeSet<u16>,
     /// A Close from the broker or the gateway is no surprise.
     pub may_be_closed: bool,
     pub heard: Time,
@@ -247,6 +249,7 @@ impl Client {
             met_oddness: false,
             is_short: false,
             vanished: BTreeSet::new(),
+            crossed: BTreeSet::new(),
             may_be_closed: false,
             heard: Time::ZERO,
             next_beat: Time::ZERO,
@@ -294,7 +297,7 @@ impl Client {
         match op {
             _ if self.stage != Stage::Open => false,
             _ if op.queue().is_some_and(|queue| self.vanished.contains(&queue)) => false,
-            Op::Open => chan.is_none(),
+            Op::Open => chan.is_none() && !self.crossed.contains(&number),
             _ => {
                 let Some(chan) = chan.filter(|chan| chan.may_act()) else {
                     return false;

@@ -70,6 +70,10 @@ impl Client {
 
     fn method(&mut self, number: u16, payload: &[u8], ledger: &mut Ledger) {
         let Some(chan) = self.channels.get_mut(&number) else {
+            // Two Closes have crossed, and each is answered.
+            if MethodId::of(payload) == MethodId::CHANNEL_CLOSE_OK && self.crossed.remove(&number) {
+                return;
+            }
             return ledger
                 .fail(|| format!("I4: the client got {payload:?} on channel {number}, which is closed"));
         };
@@ -104,9 +108,16 @@ impl Client {
 
     fn exception(&mut self, number: u16, code: u16, text: &[u8], ledger: &mut Ledger) {
         let chan = self.channels.remove(&number).expect("it was found");
-        // The last consumer of its queue has ended on another channel meanwhile.
-        let is_gone =
-            matches!(&chan.rpc, Some(Rpc::Consume { queue, .. }) if self.queues[*queue].auto_delete);
+        if chan.rpc == Some(Rpc::Close) {
+            self.crossed.insert(number);
+        }
+        // The last consumer of its queue has ended on another channel meanwhile. Channels are not in step.
+        let queue = match &chan.rpc {
+            Some(Rpc::Consume { queue, .. }) => Some(*queue),
+            Some(Rpc::Reply(MethodId::QUEUE_DECLARE_OK)) => chan.last_queue,
+            _ => None,
+        };
+        let is_gone = code == 404 && queue.is_some_and(|queue| self.queues[queue].auto_delete);
         let is_slow = self.is_on_slow_node && chan.rpc == Some(Rpc::Tx);
         let is_odd = is_gone || is_slow || self.is_unwelcome && code == 403;
         self.met_oddness |= is_odd;
