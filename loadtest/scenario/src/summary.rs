@@ -31,6 +31,8 @@ pub struct Timeline {
     pub moved: Vec<u32>,
     /// When sessions began, seconds since the first connection, in any order.
     pub admitted: Vec<f64>,
+    /// Clients that there are, where more connections may be seen than these have: a migrated one has two for a moment.
+    pub clients: Option<u32>,
 }
 
 /// A step that was taken.
@@ -213,6 +215,7 @@ fn steps(run: &Timeline) -> Vec<StepSummary> {
             _ => run.series.floor(mark.t, until, Fill::Count),
         };
         let before = run.series.before(mark.t).map_or(0, |sample| sample.total());
+        let before = run.clients.map_or(before, |clients| before.min(clients));
         StepSummary {
             t: mark.t,
             what: mark.action.to_string(),
@@ -283,6 +286,24 @@ mod tests {
         };
         let floors: Vec<f64> = Summary::of(&run).steps.iter().map(|step| step.floor).collect();
         assert_eq!(floors, [50.0, 150.0]);
+    }
+
+    #[test]
+    fn connections_that_a_migration_has_left_are_not_waited_for() {
+        let change = |endpoint: &str| Change { t: 0.0, endpoint: endpoint.into(), state: State::Ready };
+        let sample = |t: f64, a: u32, b: u32| Sample { t, open: [("a".into(), a), ("b".into(), b)].into() };
+        let run = |clients| Timeline {
+            length_s: 10.0,
+            series: Series {
+                samples: vec![sample(1.0, 33, 30), sample(6.0, 30, 30)],
+                changes: vec![change("a"), change("b")],
+            },
+            steps: vec![Mark { t: 5.0, action: Action::Restart("a".into()) }],
+            clients,
+            ..Timeline::default()
+        };
+        assert_eq!(Summary::of(&run(Some(60))).level_after_s, Some(1.0));
+        assert_eq!(Summary::of(&run(None)).level_after_s, None, "three clients are missing");
     }
 
     #[test]

@@ -174,6 +174,7 @@ fn run(
         steps: marks.collect::<Result<_, String>>()?,
         moved: outcome.moved.clone(),
         admitted: outcome.opened.iter().map(|at| at.as_nanos() as f64 / 1e9).collect(),
+        clients: None,
     };
     Ok((Run { summary: complete(Summary::of(&timeline), &outcome), series }, outcome.told_lines()))
 }
