@@ -111,7 +111,7 @@ pub async fn run(scenario: &AmqpScenario, setup: &Setup) -> anyhow::Result<Run> 
         timeline: Timeline {
             label: setup.label.clone(),
             length_s: setup.length.as_secs_f64(),
-            clients: Some(scenario.amqp.connections()),
+            clients: Some(scenario.connections()),
             ..Timeline::default()
         },
         latest: AmqpSample::default(),
