@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use balance::{Action, ClientKey, Limits, Movable, Move, Planner, Policy, Purpose, Request, Settings};
 use divan::Bencher;
-use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
+use model::{Endpoint, EndpointId, Time};
 
 #[global_allocator]
 static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
@@ -31,11 +31,9 @@ fn planner(policy: Policy, endpoints: usize, sessions_each: u32) -> Planner {
     };
     let mut planner = Planner::new(Settings { policy, limits, ..Settings::default() }, 1);
     let list: Vec<Endpoint> = (0..endpoints)
-        .map(|n| Endpoint {
-            id: EndpointId::new(format!("endpoint-{n:05}")),
-            address: "127.0.0.1:80".parse().expect("it is an address"),
-            weight: Weight::ONE,
-            state: EndpointState::Ready,
+        .map(|n| {
+            let id = EndpointId::new(format!("endpoint-{n:05}"));
+            Endpoint::new(id, "127.0.0.1:80".parse().expect("it is an address"))
         })
         .collect();
     planner.handle_endpoints(Time::ZERO, &list);

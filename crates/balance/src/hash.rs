@@ -71,18 +71,14 @@ const fn upper(hash: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use model::{Endpoint, EndpointState, Weight};
+    use model::{Endpoint, Weight};
 
     use super::*;
 
     fn slots(names: &[(&str, u16)]) -> Vec<Slot> {
         let slot = |(name, weight): &(&str, u16)| {
-            let endpoint = Endpoint {
-                id: (*name).into(),
-                address: "127.0.0.1:80".parse().unwrap(),
-                weight: Weight::new(*weight).unwrap(),
-                state: EndpointState::Ready,
-            };
+            let weight = Weight::new(*weight).unwrap();
+            let endpoint = Endpoint { weight, ..Endpoint::new(*name, "127.0.0.1:80".parse().unwrap()) };
             Slot::new(&endpoint)
         };
         names.iter().map(slot).collect()

@@ -26,12 +26,9 @@ fn request(tried: &[EndpointId]) -> Request<'_> {
 }
 
 fn endpoint(name: &str, weight: u16, state: EndpointState) -> Endpoint {
-    Endpoint {
-        id: name.into(),
-        address: "127.0.0.1:80".parse().expect("the address is valid"),
-        weight: Weight::new(weight).expect("the weight is valid"),
-        state,
-    }
+    let address = "127.0.0.1:80".parse().expect("the address is valid");
+    let weight = Weight::new(weight).expect("the weight is valid");
+    Endpoint { weight, state, ..Endpoint::new(name, address) }
 }
 
 fn planner(policy: Policy, weights: &[(&str, u16)]) -> Planner {

@@ -13,12 +13,9 @@ use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
 const TOOK: Duration = Duration::from_millis(2);
 
 fn endpoint(name: &str, weight: u16, state: EndpointState) -> Endpoint {
-    Endpoint {
-        id: name.into(),
-        address: "127.0.0.1:80".parse().expect("the address is valid"),
-        weight: Weight::new(weight).expect("the weight is valid"),
-        state,
-    }
+    let address = "127.0.0.1:80".parse().expect("the address is valid");
+    let weight = Weight::new(weight).expect("the weight is valid");
+    Endpoint { weight, state, ..Endpoint::new(name, address) }
 }
 
 fn ready(names: &[&str]) -> Vec<Endpoint> {

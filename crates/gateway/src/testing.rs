@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use balance::victims::Preference;
 use balance::{ClientKey, MoveReason, Planner, PoolStatus, Purpose};
-use model::{Endpoint, EndpointState, Weight};
+use model::Endpoint;
 
 use crate::admission::{Admission, Permit, RouteCount};
 use crate::clock::Clock;
@@ -21,12 +21,8 @@ pub fn pool(clock: Clock) -> Arc<Pool> {
                  pools: {a: {endpoints: []}}}";
     let config = config::parse(text, std::path::Path::new("/")).expect("it is valid").config;
     let pool = Pool::new("a".into(), &config, clock);
-    let endpoint = |name: &str| Endpoint {
-        id: name.into(),
-        address: "127.0.0.1:5672".parse().expect("it is an address"),
-        weight: Weight::default(),
-        state: EndpointState::Ready,
-    };
+    let address = "127.0.0.1:5672".parse().expect("it is an address");
+    let endpoint = |name: &str| Endpoint::new(name, address);
     pool.plan(|planner| planner.handle_endpoints(clock.now(), &[endpoint("e0"), endpoint("e1")]));
     pool
 }

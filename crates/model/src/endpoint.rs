@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{EndpointId, PoolName};
+use crate::{EndpointId, PoolName, Zone};
 
 /// Share of the load relative to the other endpoints of the pool: 1 to 1000, default 1.
 ///
@@ -89,6 +90,35 @@ pub struct Endpoint {
     pub weight: Weight,
     /// Its condition.
     pub state: EndpointState,
+    /// Where it runs, when that is known.
+    pub zone: Option<Zone>,
+    /// The Pod behind it, when it was found through Kubernetes.
+    pub pod: Option<Arc<Pod>>,
+}
+
+impl Endpoint {
+    /// A ready endpoint of weight 1 of which nothing more is known.
+    pub fn new(id: impl Into<EndpointId>, address: SocketAddr) -> Self {
+        Self {
+            id: id.into(),
+            address,
+            weight: Weight::ONE,
+            state: EndpointState::Ready,
+            zone: None,
+            pod: None,
+        }
+    }
+}
+
+/// A Pod by its name; who it is, is the id of its endpoint (the Pod's UID).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// The namespace it lives in.
+    pub namespace: String,
+    /// Its name, which another Pod may have later.
+    pub name: String,
+    /// The node it runs on, once it has one.
+    pub node: Option<String>,
 }
 
 /// Everything discovery knows at one moment: each pool with all of its endpoints, ordered by id, no id twice.

@@ -61,6 +61,12 @@ name! {
     EndpointId
 }
 
+name! {
+    /// Where an endpoint or a gateway replica runs, as the label `topology.kubernetes.io/zone` says it: a failure domain
+    /// within which traffic is near and cheap.
+    Zone
+}
+
 /// One client's stay at one replica. Unique within the process only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionId(pub u64);

@@ -7,6 +7,6 @@ mod id;
 mod time;
 pub mod units;
 
-pub use endpoint::{Endpoint, EndpointState, Snapshot, Weight, WeightError};
-pub use id::{EndpointId, PoolName, SessionId};
+pub use endpoint::{Endpoint, EndpointState, Pod, Snapshot, Weight, WeightError};
+pub use id::{EndpointId, PoolName, SessionId, Zone};
 pub use time::Time;

@@ -75,12 +75,9 @@ pub struct World {
 }
 
 pub fn endpoint(name: &str, weight: u16, state: EndpointState) -> Endpoint {
-    Endpoint {
-        id: name.into(),
-        address: "127.0.0.1:80".parse().expect("the address is valid"),
-        weight: Weight::new(weight).expect("the weight is valid"),
-        state,
-    }
+    let address = "127.0.0.1:80".parse().expect("the address is valid");
+    let weight = Weight::new(weight).expect("the weight is valid");
+    Endpoint { weight, state, ..Endpoint::new(name, address) }
 }
 
 /// `e0` to `e(n-1)`, ready and of weight 1.

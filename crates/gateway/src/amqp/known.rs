@@ -132,13 +132,12 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use model::Weight;
 
     use super::*;
 
     fn listed(id: &str) -> Endpoint {
         let address = "127.0.0.1:1".parse().expect("an address");
-        Endpoint { id: id.into(), address, weight: Weight::ONE, state: EndpointState::Ready }
+        Endpoint::new(id, address)
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use gateway::{Gateway, Status};
-use model::{Endpoint as Known, EndpointId, EndpointState, PoolName, Snapshot, Weight};
+use model::{Endpoint as Known, EndpointId, EndpointState, PoolName, Snapshot};
 use tokio::sync::{oneshot, watch};
 
 use crate::support::amqp;
@@ -299,7 +299,7 @@ pub fn ready(address: SocketAddr) -> Known {
 
 /// An endpoint in `state`.
 pub fn known(address: SocketAddr, state: EndpointState) -> Known {
-    Known { id: EndpointId::new(address.to_string()), address, weight: Weight::ONE, state }
+    Known { state, ..Known::new(EndpointId::new(address.to_string()), address) }
 }
 
 fn snapshot<const N: usize>(pools: [(&str, Vec<Known>); N]) -> Snapshot {

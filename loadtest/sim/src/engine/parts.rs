@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use balance::Planner;
 use balance::victims::Tenants;
-use model::{Endpoint, EndpointId, EndpointState, Time};
+use model::{Endpoint, EndpointState, Time};
 use session::Session;
 
 /// No number.
@@ -204,12 +204,7 @@ impl Relays {
 /// The identity and address of endpoint `number`; the address tells the number again.
 pub fn endpoint(number: u16, name: &str) -> Endpoint {
     let [high, low] = number.to_be_bytes();
-    Endpoint {
-        id: EndpointId::new(name),
-        address: std::net::SocketAddr::from(([10, 0, high, low], 80)),
-        weight: model::Weight::ONE,
-        state: EndpointState::Ready,
-    }
+    Endpoint::new(name, std::net::SocketAddr::from(([10, 0, high, low], 80)))
 }
 
 /// The number behind an address of [`endpoint`].
