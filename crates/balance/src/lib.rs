@@ -35,7 +35,7 @@ pub mod victims;
 pub use events::{Action, ClientKey, Ended, Move, MoveReason, Opened, Purpose, Request, Visitor};
 pub use explain::{Movable, Plan, PlannedEndpoint, PlannedMove};
 pub use hash::hash_key;
-pub use limits::{Admission, Limits, Placement, Policy, Settings};
+pub use limits::{Admission, Limits, Placement, Policy, Settings, ZoneAware};
 pub use migrating::rest;
 pub use pick::Pick;
 pub use planner::Planner;

@@ -67,6 +67,8 @@ pub struct Placement {
     pub slow_start_per_second: f64,
     /// With `consistent_hash`: most sessions on an endpoint, as a multiple of its share: 1.0 to 10.0.
     pub hash_load_max: f64,
+    /// Present: endpoints of the own zone are preferred. Default: zones do not count.
+    pub zone_aware: Option<ZoneAware>,
     /// Failed dials or handshakes in a row after which an endpoint is left alone for `ejection_time`. Zero: never.
     pub ejection_failures: u32,
     /// Doubled each time it happens again soon, up to 16 times this.
@@ -82,9 +84,25 @@ impl Default for Placement {
             slow_start_window: Duration::ZERO,
             slow_start_per_second: 100.0,
             hash_load_max: 1.25,
+            zone_aware: None,
             ejection_failures: 5,
             ejection_time: Duration::from_secs(10),
         }
+    }
+}
+
+/// How far endpoints of the own zone are preferred.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ZoneAware {
+    /// An endpoint of the own zone is taken until its load exceeds that of the least-loaded one anywhere times this: 1.0
+    /// to 10.0.
+    pub imbalance_max: f64,
+}
+
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self { imbalance_max: 1.25 }
     }
 }
 

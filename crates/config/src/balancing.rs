@@ -72,6 +72,10 @@ impl Check<'_> {
         let arrivals = placement.slow_start_per_second;
         self.number(&path.key("slow_start_per_second"), arrivals, 0.001..=100_000.0);
         self.number(&path.key("hash_load_max"), placement.hash_load_max, 1.0..=10.0);
+        if let Some(zone_aware) = &placement.zone_aware {
+            let bound = path.key("zone_aware").key("imbalance_max");
+            self.number(&bound, zone_aware.imbalance_max, 1.0..=10.0);
+        }
         self.number(&path.key("ejection_failures"), placement.ejection_failures, 0..=1000);
         self.duration(&path.key("ejection_time"), placement.ejection_time, MS * 100..=HOUR);
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use model::PoolName;
 use ws::{Verdict, verdict};
 
-use crate::endpoints::check_list;
 use crate::error::did_you_mean;
 use crate::rules;
 use crate::tree::{Path, Tree};
@@ -32,6 +31,7 @@ pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors
     check.admin(&config.admin, &root.key("admin"));
     check.number(&root.key("workers"), config.workers, 1..=1024);
     check.number(&root.key("replicas"), config.replicas, 1..=1000);
+    check.cluster(config, &root);
     check.problems.sort();
     check.warnings.sort();
     if check.problems.is_empty() { Ok(check.warnings) } else { Err(Errors(check.problems)) }
@@ -63,6 +63,11 @@ impl Check<'_> {
         {
             self.fail(path, format!("found {value}, expected {} to {}", allowed.start(), allowed.end()));
         }
+    }
+
+    /// For checks that complain by themselves.
+    pub(crate) fn parts(&mut self) -> (&Tree, &mut Vec<Problem>) {
+        (self.tree, &mut self.problems)
     }
 
     pub(crate) fn is_written(&self, path: &Path) -> bool {
@@ -174,29 +179,7 @@ impl Check<'_> {
     }
 
     fn pool(&mut self, pool: &Pool, path: &Path) {
-        match (&pool.endpoints, &pool.endpoints_file) {
-            (Some(list), None) => {
-                check_list(list, &path.key("endpoints"), self.tree, &mut self.problems);
-                if list.is_empty() {
-                    let message =
-                        "the list is empty: every request is answered 503 until an endpoint is added";
-                    self.warn(&path.key("endpoints"), message);
-                }
-            }
-            (None, Some(file)) if file.as_os_str().is_empty() => {
-                self.fail(&path.key("endpoints_file"), "found nothing, expected the path of a file");
-            }
-            (None, Some(_)) => {}
-            (Some(_), Some(_)) => {
-                self.fail(&path.key("endpoints_file"), "there is `endpoints` as well; keep one of the two");
-            }
-            (None, None) => {
-                self.fail(
-                    path,
-                    "found neither `endpoints` nor `endpoints_file`, expected exactly one of them",
-                );
-            }
-        }
+        self.source(pool, path);
         self.balancing(pool, path);
         let moves = path.key("move");
         if let Some(notice) = &pool.moves.notice {

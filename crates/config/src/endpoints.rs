@@ -1,4 +1,4 @@
-//! Endpoint lists: those in the configuration, and the watched files with the same form.
+//! Where a pool's endpoints come from; endpoint lists, in the configuration and in watched files of the same form.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use model::{Endpoint, EndpointId};
 
 use crate::parse::read;
 use crate::tree::{Path, Tree};
-use crate::{Errors, Pool, Problem, StaticEndpoint};
+use crate::{DnsPool, Errors, KubernetesPool, Pool, Problem, StaticEndpoint, rules};
 
 /// Most endpoints in one list.
 pub(crate) const ENDPOINTS_MAX: usize = 10_000;
@@ -24,17 +24,43 @@ pub fn parse_endpoints(text: &str) -> Result<Vec<Endpoint>, Errors> {
     if problems.is_empty() { Ok(resolve(&list)) } else { Err(Errors(problems)) }
 }
 
+/// Where a pool's endpoints come from.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Source<'a> {
+    /// They are written in the configuration itself: ordered by id.
+    Fixed(Vec<Endpoint>),
+    /// A watched file.
+    File(&'a std::path::Path),
+    /// A Service whose EndpointSlices are watched.
+    Kubernetes(&'a KubernetesPool),
+    /// A name that is resolved again and again.
+    Dns(&'a DnsPool),
+}
+
 impl Pool {
-    /// The endpoints that are written in the configuration itself, ordered by id; `None` with `endpoints_file`.
-    pub fn fixed_endpoints(&self) -> Option<Vec<Endpoint>> {
-        self.endpoints.as_deref().map(resolve)
+    /// Where its endpoints come from. A checked configuration names one source; without any there is no endpoint.
+    pub fn source(&self) -> Source<'_> {
+        if let Some(file) = &self.endpoints_file {
+            Source::File(file)
+        } else if let Some(kubernetes) = &self.kubernetes {
+            Source::Kubernetes(kubernetes)
+        } else if let Some(dns) = &self.dns {
+            Source::Dns(dns)
+        } else {
+            Source::Fixed(resolve(self.endpoints.as_deref().unwrap_or_default()))
+        }
     }
 }
 
 fn resolve(list: &[StaticEndpoint]) -> Vec<Endpoint> {
     let mut endpoints: Vec<_> = list
         .iter()
-        .map(|e| Endpoint { id: id(e), address: e.address, weight: e.weight, state: e.state })
+        .map(|e| Endpoint {
+            weight: e.weight,
+            state: e.state,
+            zone: e.zone.clone(),
+            ..Endpoint::new(id(e), e.address)
+        })
         .collect();
     endpoints.sort_by(|a, b| a.id.cmp(&b.id));
     endpoints
@@ -64,6 +90,11 @@ pub(crate) fn check_list(list: &[StaticEndpoint], path: &Path, tree: &Tree, prob
         }
         if endpoint.id.as_ref().is_some_and(|id| id.as_str().is_empty() || id.as_str().len() > 253) {
             complain(&here.key("id"), "an id has 1 to 253 bytes; leave it out to use the address".into());
+        }
+        if let Some(zone) = &endpoint.zone
+            && let Err(message) = rules::zone(zone.as_str())
+        {
+            complain(&here.key("zone"), message);
         }
         if let Some(first) = addresses.insert(endpoint.address, index) {
             let message =

@@ -6,10 +6,12 @@ use std::fmt::Write as _;
 
 use balance::Policy;
 use balance::victims::Preference;
+use model::Endpoint;
 
 use crate::rules::duration_text;
 use crate::{
-    AmqpRoute, CloseOrder, Config, ForeignQueues, MessageOrder, OnBadFrame, Pool, Protocol, Route, WhenPinned,
+    AmqpRoute, CloseOrder, Config, ForeignQueues, MessageOrder, OnBadFrame, Pool, Protocol, Route, Source,
+    TierBalance, WhenPinned,
 };
 
 /// Plain text, lines of at most about 100 columns, each ended by a newline.
@@ -114,17 +116,7 @@ fn routes(config: &Config) -> Vec<Row> {
 }
 
 fn pool_rows(pool: &Pool, protocol: Protocol) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for e in pool.fixed_endpoints().unwrap_or_default() {
-        let state = format!("{:?}", e.state).to_lowercase();
-        rows.push(row(
-            "endpoint",
-            format!("{} at {}, weight {}, {state}", e.id, e.address, e.weight.value()),
-        ));
-    }
-    if let Some(file) = &pool.endpoints_file {
-        rows.push(row("endpoints_file", file.display()));
-    }
+    let mut rows = source_rows(pool);
     placement_rows(pool, &mut rows);
     rebalance_rows(pool, &mut rows);
     match protocol {
@@ -132,6 +124,38 @@ fn pool_rows(pool: &Pool, protocol: Protocol) -> Vec<Row> {
         Protocol::Amqp => amqp_rows(pool, &mut rows),
     }
     rows
+}
+
+fn source_rows(pool: &Pool) -> Vec<Row> {
+    match pool.source() {
+        Source::Fixed(list) => list.iter().map(endpoint_row).collect(),
+        Source::File(file) => vec![row("endpoints_file", file.display())],
+        Source::Kubernetes(kubernetes) => {
+            let port =
+                kubernetes.port.as_ref().map_or_else(|| "its only port".into(), |p| format!("port {p}"));
+            let cost = if kubernetes.deletion_cost { ", its Pods are told their deletion cost" } else { "" };
+            let service = in_namespace(&kubernetes.service, kubernetes.namespace.as_deref());
+            vec![row("kubernetes", format!("{service}, {port}{cost}"))]
+        }
+        Source::Dns(dns) => {
+            let records = dns
+                .port
+                .map_or_else(|| "SRV records".to_owned(), |port| format!("A and AAAA records, port {port}"));
+            let refresh = duration_text(dns.refresh);
+            vec![row("dns", format!("{records} of {}, at least every {refresh}", dns.name))]
+        }
+    }
+}
+
+fn endpoint_row(e: &Endpoint) -> Row {
+    let state = format!("{:?}", e.state).to_lowercase();
+    let zone = e.zone.as_ref().map_or_else(String::new, |zone| format!(", zone {zone}"));
+    row("endpoint", format!("{} at {}, weight {}, {state}{zone}", e.id, e.address, e.weight.value()))
+}
+
+fn in_namespace(service: &str, namespace: Option<&str>) -> String {
+    let namespace = namespace.map_or_else(|| "own namespace".into(), |name| format!("namespace {name}"));
+    format!("Service {service} in {namespace}")
 }
 
 fn amqp_rows(pool: &Pool, rows: &mut Vec<Row>) {
@@ -223,6 +247,13 @@ fn placement_rows(pool: &Pool, rows: &mut Vec<Row>) {
         format!("{} arrivals a second in its first {window}", placement.slow_start_per_second)
     };
     rows.push(row("an endpoint", format!("{most}, {slow}")));
+    if let Some(zone_aware) = &placement.zone_aware {
+        let most = zone_aware.imbalance_max;
+        rows.push(row(
+            "zones",
+            format!("the own one first, up to {most} x the least-loaded endpoint anywhere"),
+        ));
+    }
     if placement.ejection_failures > 0 {
         rows.push(row(
             "ejection",
@@ -347,14 +378,48 @@ fn move_rows(pool: &Pool, rows: &mut Vec<Row>) {
     ));
 }
 
+/// What has to do with clusters; nothing where nothing does.
+fn cluster_rows(config: &Config) -> Vec<Row> {
+    let mut rows = Vec::new();
+    if let Some(tier) = &config.tier {
+        let levelled = match tier.balance {
+            TierBalance::Off => "its replicas are not levelled".to_owned(),
+            TierBalance::On => format!(
+                "starts above {} x the mean of its replicas, from {} sessions on; stops at {} x; {} closes a second",
+                tier.start_ratio, tier.min_surplus, tier.stop_ratio, tier.moves_per_second_max
+            ),
+        };
+        rows.push(row("tier", levelled));
+    }
+    let by_zone = config.pools.values().any(|pool| pool.placement.zone_aware.is_some());
+    match (&config.zone, &config.tier) {
+        (Some(zone), _) => rows.push(row("zone", zone)),
+        (None, Some(_)) => rows.push(row("zone", "what the tier's Service says of this replica")),
+        (None, None) if by_zone => rows.push(row("zone", "not known: no endpoint is preferred")),
+        (None, None) => {}
+    }
+    let watched = config.pools.values().any(|pool| pool.kubernetes.is_some());
+    if watched || config.tier.is_some() {
+        let events = if config.kubernetes.events { "Events on Services" } else { "no Events" };
+        let grace = duration_text(config.kubernetes.empty_grace);
+        let how = format!("{events}; a Service without EndpointSlices keeps its endpoints for {grace}");
+        rows.push(row("kubernetes", how));
+    }
+    rows
+}
+
 fn process(config: &Config) -> Vec<Row> {
     let limits = &config.limits;
     let bound = |n: Option<usize>, none: &str| n.map_or_else(|| none.to_owned(), |n| n.to_string());
     let idle = limits.idle_timeout.map_or_else(|| "never".to_owned(), duration_text);
     let access = if config.log.access { ", a line for each session" } else { "" };
-    let replicas = match config.replicas {
-        1 => "1: it has the tier's whole budgets".to_owned(),
-        more => format!("{more}: each has its part of the tier's budgets"),
+    let replicas = match (&config.tier, config.replicas) {
+        (Some(tier), _) => {
+            let service = in_namespace(&tier.service, tier.namespace.as_deref());
+            format!("the ready endpoints of {service}; {} until they are known", config.replicas)
+        }
+        (None, 1) => "1: it has the tier's whole budgets".to_owned(),
+        (None, more) => format!("{more}: each has its part of the tier's budgets"),
     };
     let token = config
         .admin
@@ -362,7 +427,7 @@ fn process(config: &Config) -> Vec<Row> {
         .as_ref()
         .map_or_else(String::new, |file| format!(", changes with the token in {}", file.display()));
     let proxies: Vec<_> = config.trusted_proxies.iter().map(ToString::to_string).collect();
-    vec![
+    let mut rows = vec![
         row("workers", bound(config.workers, "one a CPU")),
         row("replicas", replicas),
         row("connections_max", bound(limits.connections_max, "what the file descriptors allow")),
@@ -384,5 +449,7 @@ fn process(config: &Config) -> Vec<Row> {
             "log",
             format!("{:?} and above, as {:?}{access}", config.log.level, config.log.format).to_lowercase(),
         ),
-    ]
+    ];
+    rows.extend(cluster_rows(config));
+    rows
 }

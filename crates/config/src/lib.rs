@@ -9,6 +9,8 @@ mod amqp_check;
 mod amqp_router;
 mod balancing;
 mod check;
+mod cluster;
+mod cluster_check;
 mod endpoints;
 mod error;
 mod explain;
@@ -22,7 +24,8 @@ pub mod units;
 
 pub use amqp::{Amqp, AmqpRoute, ForeignQueues, MessageOrder, Probe, WhenPinned};
 pub use amqp_router::AmqpRouter;
-pub use endpoints::parse_endpoints;
+pub use cluster::{DnsPool, Kubernetes, KubernetesPool, ServicePort, Tier, TierBalance};
+pub use endpoints::{Source, parse_endpoints};
 pub use error::{Errors, Problem, Warning};
 pub use explain::explain;
 pub use key::Key;

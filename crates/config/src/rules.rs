@@ -47,6 +47,43 @@ pub(crate) fn path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A name to resolve, perhaps of SRV records, perhaps with the dot that ends a complete name.
+pub(crate) fn dns_name(name: &str) -> Result<(), String> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if !bare.starts_with("*.") && !bare.starts_with('[') && host(bare).is_ok() {
+        return Ok(());
+    }
+    Err(format!("`{name}` is not a DNS name, expected for example chat.default.svc.cluster.local"))
+}
+
+/// A label as Kubernetes names Services and namespaces by (RFC 1123).
+pub(crate) fn object_name(name: &str, what: &str) -> Result<(), String> {
+    let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let dashed = name.starts_with('-') || name.ends_with('-');
+    if (1..=63).contains(&name.len()) && name.bytes().all(valid) && !dashed {
+        return Ok(());
+    }
+    Err(format!(
+        "`{name}` is not the name of a {what}, expected 1 to 63 of a-z, 0-9 and `-`, with no `-` at its ends"
+    ))
+}
+
+/// A Service names its ports like objects.
+pub(crate) fn port_name(name: &str) -> Result<(), String> {
+    let message =
+        |_| format!("`{name}` is not the name of a port, expected like ws, or a number from 1 to 65535");
+    object_name(name, "port").map_err(message)
+}
+
+/// Zones are values of a label.
+pub(crate) fn zone(zone: &str) -> Result<(), String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=63).contains(&zone.len()) && zone.chars().all(valid) {
+        return Ok(());
+    }
+    Err(format!("`{zone}` is not a zone, expected 1 to 63 of a-z, A-Z, 0-9, `-`, `_` and `.`"))
+}
+
 /// Pool names become metric labels and parts of messages.
 pub(crate) fn pool_name(name: &str) -> Result<(), String> {
     let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -11,10 +11,10 @@ use std::time::Duration;
 use balance::victims::Preference;
 use balance::{Admission, Limits as RebalanceLimits, Placement, Policy};
 use ipnet::IpNet;
-use model::{EndpointId, EndpointState, PoolName, Weight};
+use model::{EndpointId, EndpointState, PoolName, Weight, Zone};
 use serde::Deserialize;
 
-use crate::{Amqp, AmqpRoute, units};
+use crate::{Amqp, AmqpRoute, DnsPool, Kubernetes, KubernetesPool, Tier, units};
 
 /// The whole file.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -43,9 +43,19 @@ pub struct Config {
     /// Relay threads. Default: as many as the CPUs this process may use.
     #[serde(default)]
     pub workers: Option<usize>,
-    /// Ready gateway replicas, this one included, that share the budgets of the whole tier: 1 to 1000.
+    /// Ready gateway replicas, this one included, that share the budgets of the whole tier: 1 to 1000. With `tier` only
+    /// what counts until the replicas are known.
     #[serde(default = "one")]
     pub replicas: u32,
+    /// Where this replica runs. Default: what its own entry in the Service of `tier` says, if anything.
+    #[serde(default)]
+    pub zone: Option<Zone>,
+    /// The gateway's own replicas, found through Kubernetes. Default: `replicas` counts.
+    #[serde(default)]
+    pub tier: Option<Tier>,
+    /// How the gateway behaves towards the Kubernetes API.
+    #[serde(default)]
+    pub kubernetes: Kubernetes,
     /// What is logged.
     #[serde(default)]
     pub log: Log,
@@ -116,12 +126,19 @@ pub struct Route {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// A fixed list. Exactly one of `endpoints` and `endpoints_file` is present.
+    /// A fixed list. Exactly one of `endpoints`, `endpoints_file`, `kubernetes` and `dns` is present: see
+    /// [`Pool::source`].
     #[serde(default)]
     pub endpoints: Option<Vec<StaticEndpoint>>,
     /// YAML or JSON file with such a list, watched for changes.
     #[serde(default)]
     pub endpoints_file: Option<PathBuf>,
+    /// A Service whose EndpointSlices are watched.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesPool>,
+    /// A name that is resolved again and again.
+    #[serde(default)]
+    pub dns: Option<DnsPool>,
     /// How a new session's endpoint is picked.
     #[serde(default)]
     pub balance: Policy,
@@ -202,6 +219,9 @@ pub struct StaticEndpoint {
     /// `ready`, `unready` or `draining`.
     #[serde(default)]
     pub state: EndpointState,
+    /// Where it runs, for `placement.zone_aware`.
+    #[serde(default)]
+    pub zone: Option<Zone>,
 }
 
 /// The ladder of a move, gentlest first. The first rung that a session allows is taken.

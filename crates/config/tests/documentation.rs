@@ -37,8 +37,11 @@ fn every_key_of_the_schema_has_a_row() {
         ("routes[].", "{routes: [{zz: 1}]}"),
         ("pools.<name>.", "{pools: {a: {zz: 1}}}"),
         ("pools.<name>.endpoints[].", "{pools: {a: {endpoints: [{zz: 1}]}}}"),
+        ("pools.<name>.kubernetes.", "{pools: {a: {kubernetes: {zz: 1}}}}"),
+        ("pools.<name>.dns.", "{pools: {a: {dns: {zz: 1}}}}"),
         ("pools.<name>.hash.", "{pools: {a: {hash: {zz: 1}}}}"),
         ("pools.<name>.placement.", "{pools: {a: {placement: {zz: 1}}}}"),
+        ("pools.<name>.placement.zone_aware.", "{pools: {a: {placement: {zone_aware: {zz: 1}}}}}"),
         ("pools.<name>.admission.", "{pools: {a: {admission: {zz: 1}}}}"),
         ("pools.<name>.tenant.", "{pools: {a: {tenant: {zz: 1}}}}"),
         ("pools.<name>.rebalance.", "{pools: {a: {rebalance: {zz: 1}}}}"),
@@ -51,6 +54,8 @@ fn every_key_of_the_schema_has_a_row() {
         ("limits.", "{limits: {zz: 1}}"),
         ("shutdown.", "{shutdown: {zz: 1}}"),
         ("admin.", "{admin: {zz: 1}}"),
+        ("tier.", "{tier: {zz: 1}}"),
+        ("kubernetes.", "{kubernetes: {zz: 1}}"),
         ("log.", "{log: {zz: 1}}"),
     ];
     let document = document();

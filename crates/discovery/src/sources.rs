@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use config::Pool;
+use config::Source as From;
 use model::{Endpoint, PoolName, Snapshot};
 
 use crate::file::{Look, WatchedFile};
@@ -28,17 +29,22 @@ impl Sources {
         let mut old = std::mem::take(&mut self.0);
         for (name, pool) in pools {
             let before = old.remove(name);
-            let source = match (&pool.endpoints_file, before) {
-                (Some(path), Some(before)) if before.file.as_ref().is_some_and(|f| f.path() == path) => {
+            let source = match (pool.source(), before) {
+                (From::File(path), Some(before))
+                    if before.file.as_ref().is_some_and(|f| f.path() == path) =>
+                {
                     before
                 }
-                (Some(path), before) => Source {
+                (From::File(path), before) => Source {
                     endpoints: before.and_then(|before| before.endpoints),
-                    file: Some(WatchedFile::new(path.clone())),
+                    file: Some(WatchedFile::new(path.to_owned())),
                 },
-                (None, _) => {
+                (From::Fixed(list), _) => {
                     metrics::gauge!(STALE, "pool" => name.to_string()).set(0.0);
-                    Source { endpoints: pool.fixed_endpoints(), file: None }
+                    Source { endpoints: Some(list), file: None }
+                }
+                (From::Kubernetes(_) | From::Dns(_), before) => {
+                    Source { endpoints: before.and_then(|before| before.endpoints), file: None }
                 }
             };
             self.0.insert(name.clone(), source);
