@@ -11,11 +11,17 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use config::parse_endpoints;
-use model::Endpoint;
+use model::{Endpoint, PoolName};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::sources::{News, Reporter};
+
+/// Time between two looks.
+const POLL: Duration = Duration::from_millis(500);
 
 /// One byte above what `parse_endpoints` accepts, so that a longer file is refused and not cut.
 const READ_BYTES_MAX: u64 = 1024 * 1024 + 1;
@@ -26,13 +32,39 @@ const RECENT: Duration = Duration::from_secs(2);
 
 /// What a look has brought.
 #[derive(PartialEq, Debug)]
-pub(crate) enum Look {
+enum Look {
     /// Nothing new: good as before, or bad in the same way as before.
     Same,
     /// Another list, or the same one after a time of being unusable.
     List(Vec<Endpoint>),
     /// It has become unusable, or unusable in another way; says how.
     Unusable(String),
+}
+
+/// Looks at the file again and again and reports what changes.
+pub(crate) async fn follow(mut file: WatchedFile, reporter: Reporter) {
+    let mut ticks = interval(POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
+    loop {
+        ticks.tick().await;
+        let pool = reporter.pool().clone();
+        // A network file system may hang; the runtime must not hang with it.
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = file.look_for(&pool);
+            (file, found)
+        });
+        // It fails only when the runtime shuts down.
+        let Ok((back, found)) = looked.await else { return };
+        file = back;
+        if let Some(list) = found {
+            reporter.tell(News::List(list)).await;
+        }
+        let unusable = file.is_unusable();
+        if told.replace(unusable) != Some(unusable) {
+            reporter.tell(News::Stale(unusable)).await;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,16 +94,31 @@ impl WatchedFile {
         Self { path, seen: None, judged: None, unconfirmed: None, fault: None }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(crate) fn is_unusable(&self) -> bool {
         self.fault.is_some()
     }
 
+    /// Looks at the file once and tells the log what is new. Gives the list when it is another one.
+    pub(crate) fn look_for(&mut self, pool: &PoolName) -> Option<Vec<Endpoint>> {
+        let path = self.path.display().to_string();
+        match self.look() {
+            Look::Same => None,
+            Look::List(list) => {
+                tracing::info!(%pool, file = path, endpoints = list.len(), "endpoints file was read");
+                Some(list)
+            }
+            Look::Unusable(fault) => {
+                tracing::warn!(
+                    %pool, file = path, fault,
+                    "endpoints file cannot be used: the last good list stays; mend the file, it is read again"
+                );
+                None
+            }
+        }
+    }
+
     /// Looks at the file once. Blocks as long as the file system does.
-    pub(crate) fn look(&mut self) -> Look {
+    fn look(&mut self) -> Look {
         match self.read_if_changed() {
             Ok(None) => Look::Same,
             Ok(Some(text)) => {
@@ -160,6 +207,8 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use std::path::Path;
 
     use tempfile::TempDir;
 

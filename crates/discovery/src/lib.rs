@@ -1,29 +1,28 @@
-//! Endpoint snapshots from static lists and watched files.
+//! Endpoint snapshots from static lists, watched files, Kubernetes and DNS.
 //!
 //! [`spawn`] follows the configuration and gives a `watch` channel with all pools' endpoints; who reads it never
 //! learns where they came from. Not here: what an endpoint list may look like (`config`), and what a change
-//! means for sessions (`balance`). DNS and Kubernetes come later through the same door.
+//! means for sessions (`balance`).
 
 mod file;
 mod sources;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use config::Config;
+use config::{Config, Source};
 use model::Snapshot;
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{mpsc, watch};
 
-use crate::sources::Sources;
+use crate::file::WatchedFile;
+use crate::sources::{Looked, Sources, Update};
 
-/// Time between two looks at the watched files.
-const POLL: Duration = Duration::from_millis(500);
+/// News of all sources that wait to be taken; a source waits when there are more.
+const UPDATES_MAX: usize = 64;
 
 /// Starts to follow the pools of `config`. The first snapshot is in the channel when this returns: files are read
 /// once before, so call it before serving starts. Later ones are sent only when something differs.
 ///
-/// It ends when all receivers of the snapshots are gone. When the sender of `config` is gone, the files are
+/// It ends when all receivers of the snapshots are gone. When the sender of `config` is gone, the sources are
 /// followed on.
 ///
 /// # Panics
@@ -31,45 +30,55 @@ const POLL: Duration = Duration::from_millis(500);
 pub fn spawn(mut config: watch::Receiver<Arc<Config>>) -> watch::Receiver<Arc<Snapshot>> {
     metrics::describe_gauge!(
         sources::STALE,
-        "1 while a pool's endpoints file cannot be used and the last good list stays in force"
+        "1 while a pool's source cannot be used and the last good list stays in force"
     );
-    let mut sources = Sources::default();
-    sources.configure(&config.borrow_and_update().pools);
+    let (updates_tx, updates) = mpsc::channel(UPDATES_MAX);
+    let mut sources = Sources::new(updates_tx);
+    let first = Arc::clone(&config.borrow_and_update());
+    sources.configure(&first, look_once(&first));
     let (tx, rx) = watch::channel(Arc::new(sources.snapshot()));
-    tokio::spawn(follow(config, sources, tx));
+    tokio::spawn(follow(config, sources, updates, tx));
     rx
+}
+
+/// Reads each file once, so that the first snapshot has its list.
+fn look_once(config: &Config) -> Looked {
+    let mut looked = Looked::new();
+    for (name, pool) in &config.pools {
+        if let Source::File(path) = pool.source() {
+            let mut file = WatchedFile::new(path.to_owned());
+            let found = file.look_for(name);
+            looked.insert(name.clone(), (file, found));
+        }
+    }
+    looked
 }
 
 async fn follow(
     mut config: watch::Receiver<Arc<Config>>,
     mut sources: Sources,
+    mut updates: mpsc::Receiver<Update>,
     tx: watch::Sender<Arc<Snapshot>>,
 ) {
-    let mut ticks = interval(POLL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut configured = true;
     loop {
-        let fresh = tokio::select! {
+        tokio::select! {
             // Nobody is left to tell.
             () = tx.closed() => return,
             changed = config.changed(), if configured => {
                 configured = changed.is_ok();
-                configured.then(|| Arc::clone(&config.borrow_and_update()))
+                if configured {
+                    let fresh = Arc::clone(&config.borrow_and_update());
+                    sources.configure(&fresh, Looked::new());
+                }
             }
-            // The look at the files.
-            _ = ticks.tick() => None,
-        };
-        // A network file system may hang; the runtime must not hang with it.
-        let looked = tokio::task::spawn_blocking(move || {
-            match fresh {
-                Some(config) => sources.configure(&config.pools),
-                None => sources.poll(),
-            }
-            sources
-        });
-        // It fails only when the runtime shuts down.
-        let Ok(back) = looked.await else { return };
-        sources = back;
+            // It never ends: the sources keep a sender for followers to come.
+            Some(update) = updates.recv() => sources.handle_update(update),
+        }
+        // What is there already makes one snapshot.
+        while let Ok(update) = updates.try_recv() {
+            sources.handle_update(update);
+        }
         let snapshot = sources.snapshot();
         tx.send_if_modified(|current| {
             let differs = **current != snapshot;

@@ -1,86 +1,178 @@
 //! One source a pool, and what becomes of it when the configuration changes.
+//!
+//! A source that changes by itself has a follower: a task that sends an [`Update`] for each news. What a follower
+//! waits for is in a module of its own; here is what its news do to the snapshot.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use config::Pool;
-use config::Source as From;
+use config::{Config, DnsPool, Pool};
 use model::{Endpoint, PoolName, Snapshot};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
-use crate::file::{Look, WatchedFile};
+use crate::file::{self, WatchedFile};
 
-/// Gauge by pool: 1 while the pool's file cannot be used.
+/// Gauge by pool: 1 while the pool's source cannot be used.
 pub(crate) const STALE: &str = "evenkeel_discovery_stale";
 
-#[derive(Default)]
-pub(crate) struct Sources(BTreeMap<PoolName, Source>);
+/// Files that were looked at once before anything is served, with the list that was found.
+pub(crate) type Looked = BTreeMap<PoolName, (WatchedFile, Option<Vec<Endpoint>>)>;
 
-/// Where one pool's endpoints come from.
-struct Source {
+/// News of a follower.
+#[derive(Debug)]
+pub(crate) struct Update {
+    pool: PoolName,
+    /// Which follower says it: one that was replaced may still have news on the way.
+    follower: u64,
+    news: News,
+}
+
+/// What a follower has found out.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The list, complete and as good as it gets.
+    List(Vec<Endpoint>),
+    /// Whether the last good list stays in force because there is nothing to replace it by.
+    Stale(bool),
+}
+
+/// Where a follower sends its news.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    pool: PoolName,
+    follower: u64,
+    tx: mpsc::Sender<Update>,
+}
+
+impl Reporter {
+    /// Whose news it is.
+    pub(crate) fn pool(&self) -> &PoolName {
+        &self.pool
+    }
+
+    /// Waits while too many are on the way. When nobody is left to tell, the follower is about to be aborted.
+    pub(crate) async fn tell(&self, news: News) {
+        let update = Update { pool: self.pool.clone(), follower: self.follower, news };
+        let _ = self.tx.send(update).await;
+    }
+}
+
+/// All pools of the configuration.
+pub(crate) struct Sources {
+    pools: BTreeMap<PoolName, Followed>,
+    tx: mpsc::Sender<Update>,
+    next: u64,
+}
+
+/// One pool.
+struct Followed {
     /// The last good list; `None` until there is one.
     endpoints: Option<Vec<Endpoint>>,
-    /// Present: `endpoints` follows this file.
-    file: Option<WatchedFile>,
+    source: Source,
+    follower: Follower,
+}
+
+/// What has to stay the same for a follower to go on as it is.
+#[derive(PartialEq)]
+enum Source {
+    Fixed,
+    File(PathBuf),
+    Dns(DnsPool),
+    Kubernetes,
+}
+
+/// A task that ends with this value; none where nothing changes by itself.
+struct Follower {
+    number: u64,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Source {
+    fn of(pool: &Pool) -> Self {
+        match pool.source() {
+            config::Source::Fixed(_) => Self::Fixed,
+            config::Source::File(path) => Self::File(path.to_owned()),
+            config::Source::Kubernetes(_) => Self::Kubernetes,
+            config::Source::Dns(dns) => Self::Dns(dns.clone()),
+        }
+    }
 }
 
 impl Sources {
-    /// Follows the pools of a configuration from now on. A file that is followed already goes on as it is; a pool
-    /// whose new file is unusable keeps the list it had.
-    pub(crate) fn configure(&mut self, pools: &BTreeMap<PoolName, Pool>) {
-        let mut old = std::mem::take(&mut self.0);
-        for (name, pool) in pools {
-            let before = old.remove(name);
-            let source = match (pool.source(), before) {
-                (From::File(path), Some(before))
-                    if before.file.as_ref().is_some_and(|f| f.path() == path) =>
-                {
-                    before
-                }
-                (From::File(path), before) => Source {
-                    endpoints: before.and_then(|before| before.endpoints),
-                    file: Some(WatchedFile::new(path.to_owned())),
-                },
-                (From::Fixed(list), _) => {
-                    metrics::gauge!(STALE, "pool" => name.to_string()).set(0.0);
-                    Source { endpoints: Some(list), file: None }
-                }
-                (From::Kubernetes(_) | From::Dns(_), before) => {
-                    Source { endpoints: before.and_then(|before| before.endpoints), file: None }
+    pub(crate) fn new(tx: mpsc::Sender<Update>) -> Self {
+        Self { pools: BTreeMap::new(), tx, next: 0 }
+    }
+
+    /// Follows the pools of a configuration from now on. A source that is followed already goes on as it is; a pool
+    /// whose new source has nothing yet keeps the list it had.
+    pub(crate) fn configure(&mut self, config: &Config, mut looked: Looked) {
+        let mut old = std::mem::take(&mut self.pools);
+        for (name, pool) in &config.pools {
+            let source = Source::of(pool);
+            let followed = match old.remove(name) {
+                Some(before) if before.source == source && source != Source::Fixed => before,
+                before => {
+                    let kept = before.and_then(|before| before.endpoints);
+                    self.begin(name, pool, kept, looked.remove(name))
                 }
             };
-            self.0.insert(name.clone(), source);
+            self.pools.insert(name.clone(), followed);
         }
         for gone in old.keys() {
             metrics::gauge!(STALE, "pool" => gone.to_string()).set(0.0);
         }
-        self.poll();
     }
 
-    /// Looks at every watched file once.
-    pub(crate) fn poll(&mut self) {
-        for (name, source) in &mut self.0 {
-            let Some(file) = &mut source.file else { continue };
-            let path = file.path().display().to_string();
-            match file.look() {
-                Look::Same => {}
-                Look::List(list) => {
-                    tracing::info!(pool = %name, file = path, endpoints = list.len(), "endpoints file was read");
-                    source.endpoints = Some(list);
-                }
-                Look::Unusable(fault) => {
-                    tracing::warn!(
-                        pool = %name, file = path, fault, kept = source.endpoints.as_ref().map_or(0, Vec::len),
-                        "endpoints file cannot be used: the last good list stays; mend the file, it is read again"
-                    );
-                }
+    /// Follows a pool's source anew; the list that is `kept` stays until there is another.
+    fn begin(
+        &mut self,
+        name: &PoolName,
+        pool: &Pool,
+        kept: Option<Vec<Endpoint>>,
+        looked: Option<(WatchedFile, Option<Vec<Endpoint>>)>,
+    ) -> Followed {
+        self.next += 1;
+        metrics::gauge!(STALE, "pool" => name.to_string()).set(0.0);
+        let reporter = Reporter { pool: name.clone(), follower: self.next, tx: self.tx.clone() };
+        let (endpoints, task) = match pool.source() {
+            config::Source::Fixed(list) => (Some(list), None),
+            config::Source::File(path) => {
+                let (file, found) = looked.unwrap_or_else(|| (WatchedFile::new(path.to_owned()), None));
+                (found.or(kept), Some(tokio::spawn(file::follow(file, reporter))))
             }
-            let stale = if file.is_unusable() { 1.0 } else { 0.0 };
-            metrics::gauge!(STALE, "pool" => name.to_string()).set(stale);
+            config::Source::Kubernetes(_) | config::Source::Dns(_) => (kept, None),
+        };
+        let follower = Follower { number: self.next, task: task.map(|task| task.abort_handle()) };
+        Followed { endpoints, source: Source::of(pool), follower }
+    }
+
+    /// Takes the news of a follower, unless it was replaced meanwhile.
+    pub(crate) fn handle_update(&mut self, update: Update) {
+        let Some(followed) = self.pools.get_mut(&update.pool) else { return };
+        if followed.follower.number != update.follower {
+            return;
+        }
+        match update.news {
+            News::List(list) => followed.endpoints = Some(list),
+            News::Stale(stale) => {
+                let value = if stale { 1.0 } else { 0.0 };
+                metrics::gauge!(STALE, "pool" => update.pool.to_string()).set(value);
+            }
         }
     }
 
-    /// What is known now. A pool whose file was never readable is missing from it.
+    /// What is known now. A pool whose source never said anything is missing from it.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let known = |(name, source): (&PoolName, &Source)| Some((name.clone(), source.endpoints.clone()?));
-        Snapshot { pools: self.0.iter().filter_map(known).collect() }
+        let known = |(name, pool): (&PoolName, &Followed)| Some((name.clone(), pool.endpoints.clone()?));
+        Snapshot { pools: self.pools.iter().filter_map(known).collect() }
     }
 }

@@ -132,7 +132,6 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn listed(id: &str) -> Endpoint {
