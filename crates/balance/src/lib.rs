@@ -12,6 +12,7 @@ mod age;
 mod bookkeeping;
 mod commands;
 mod drain;
+mod even;
 mod events;
 mod explain;
 mod flow;
@@ -32,6 +33,7 @@ mod status;
 mod tournament;
 pub mod victims;
 
+pub use even::EvenPace;
 pub use events::{Action, ClientKey, Ended, Move, MoveReason, Opened, Purpose, Request, Visitor};
 pub use explain::{Movable, Plan, PlannedEndpoint, PlannedMove};
 pub use hash::hash_key;
