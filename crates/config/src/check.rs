@@ -26,8 +26,7 @@ pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors
     check.protocols(config);
     check.pools(config, &root.key("pools"));
     check.limits(&config.limits, &root.key("limits"));
-    let shutdown = root.key("shutdown").key("drain_time");
-    check.duration(&shutdown, config.shutdown.drain_time, Duration::ZERO..=DAY);
+    config.shutdown.check(&mut check, &root.key("shutdown"));
     check.admin(&config.admin, &root.key("admin"));
     check.number(&root.key("workers"), config.workers, 1..=1024);
     check.number(&root.key("replicas"), config.replicas, 1..=1000);

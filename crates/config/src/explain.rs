@@ -443,7 +443,7 @@ fn process(config: &Config) -> Vec<Row> {
         row("close_linger", duration_text(limits.close_linger)),
         row("http_keep_alive_timeout", duration_text(limits.http_keep_alive_timeout)),
         row("trusted_proxies", if proxies.is_empty() { "none".to_owned() } else { proxies.join(", ") }),
-        row("shutdown.drain_time", duration_text(config.shutdown.drain_time)),
+        row("shutdown", config.shutdown.explain()),
         row("admin", format!("http://{}{token}", config.admin.address)),
         row(
             "log",

@@ -19,6 +19,7 @@ mod parse;
 mod router;
 mod rules;
 pub mod schema;
+mod shutdown;
 mod tree;
 pub mod units;
 
@@ -32,3 +33,4 @@ pub use key::Key;
 pub use parse::{Checked, parse};
 pub use router::{Router, match_route};
 pub use schema::*;
+pub use shutdown::Shutdown;

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use model::{EndpointId, EndpointState, PoolName, Weight, Zone};
 use serde::Deserialize;
 
-use crate::{Amqp, AmqpRoute, DnsPool, Kubernetes, KubernetesPool, Tier, units};
+use crate::{Amqp, AmqpRoute, DnsPool, Kubernetes, KubernetesPool, Shutdown, Tier, units};
 
 /// The whole file.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -378,21 +378,6 @@ impl Default for Limits {
             close_linger: Duration::from_secs(2),
             http_keep_alive_timeout: Duration::from_secs(60),
         }
-    }
-}
-
-/// What happens on SIGTERM: not ready at once, no new socket, then sessions are closed at an even pace.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Shutdown {
-    /// The closes are spread over this time; keep it some seconds below terminationGracePeriodSeconds.
-    #[serde(with = "units::duration")]
-    pub drain_time: Duration,
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self { drain_time: Duration::from_secs(20) }
     }
 }
 

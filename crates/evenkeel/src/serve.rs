@@ -65,7 +65,7 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
     loop {
         tokio::select! {
             name = signals.end() => {
-                tracing::info!(signal = name, "draining: no new clients, sessions are closed at an even pace");
+                tracing::info!(signal = name, "draining: not ready any more, sessions are closed at an even pace");
                 break;
             }
             _ = hangup.recv() => {

@@ -23,7 +23,7 @@ fn config(endpoint: &Endpoint, path: &str, more: &str) -> String {
     format!(
         "listeners:\n- address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\nroutes:\n- pool: chat\n  path: {path}\n\
          pools:\n  chat:\n    endpoints:\n    - address: {}\n    move:\n      close:\n        quiet: 10ms\n\
-         limits:\n  close_linger: 500ms\n  half_close_timeout: 500ms\nshutdown:\n  drain_time: 2s\n{more}",
+         limits:\n  close_linger: 500ms\n  half_close_timeout: 500ms\nshutdown:\n  grace: 4s\n  propagation: 0s\n{more}",
         endpoint.address()
     )
 }
@@ -89,7 +89,7 @@ fn sigterm_takes_nobody_new_closes_sessions_at_an_even_pace_and_exits_0() {
 #[test]
 fn a_second_signal_does_not_wait_for_the_rest() {
     let endpoint = Endpoint::bind();
-    let text = config(&endpoint, "/", "").replace("drain_time: 2s", "drain_time: 1h");
+    let text = config(&endpoint, "/", "").replace("grace: 4s", "grace: 1h");
     let mut process = Process::start(&text);
     let _pair = process.open(&endpoint);
     process.signal(Signal::INT);
@@ -233,11 +233,11 @@ fn check_explains_a_valid_configuration_and_points_at_what_is_wrong() {
     let (code, out, _) = evenkeel(&["check", "--config", &path]);
     assert_eq!(code, Some(0));
     assert!(out.contains("chat") && out.contains("valid, 0 warnings"), "{out}");
-    write(&file, &config(&endpoint, "/ws", "").replace("drain_time", "drain_tim"));
+    write(&file, &config(&endpoint, "/ws", "").replace("grace", "graze"));
     for command in ["check", "gateway"] {
         let (code, _, err) = evenkeel(&[command, "--config", &path]);
         assert_eq!(code, Some(78), "{err}");
-        assert!(err.contains("drain_tim") && err.contains("evenkeel.yaml"), "{err}");
+        assert!(err.contains("graze") && err.contains("evenkeel.yaml"), "{err}");
     }
     let (code, _, err) = evenkeel(&["check", "--config", "/nowhere/evenkeel.yaml"]);
     assert!(code == Some(78) && err.contains("/nowhere/evenkeel.yaml"), "{code:?} {err}");

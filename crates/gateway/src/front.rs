@@ -99,8 +99,8 @@ async fn first_request(guest: Guest, runtime: Arc<Runtime>, mut io: Io) {
     let complete = loop {
         let slice = deadline.min(Instant::now() + DRAIN_LOOK);
         let complete = timeout_at(slice, read_head(&mut io, &mut read, limits.head_bytes_max)).await;
-        // A silent connection must not keep a draining gateway waiting.
-        let is_over = slice == deadline || read.is_empty() && guest.shared.is_draining();
+        // A silent connection must not keep a gateway waiting that stops.
+        let is_over = slice == deadline || read.is_empty() && guest.shared.is_closed();
         if complete.is_ok() || is_over {
             break complete;
         }
@@ -223,7 +223,7 @@ pub fn find_route(
     host: Option<&str>,
     target: &str,
 ) -> Result<(RouteRuntime, Permit), Reply> {
-    if guest.shared.is_draining() {
+    if guest.shared.is_closed() {
         telemetry::rejected("draining");
         return Err(Reply::new(503, "this gateway is shutting down; connect again"));
     }

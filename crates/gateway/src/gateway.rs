@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::amqp::probe;
 use crate::clock::Clock;
 use crate::descriptors::{self, TooFew};
+use crate::drain::Drain;
 use crate::listen::{Acceptor, Handle};
 use crate::pool::Pool;
 use crate::rebalance::Rebalance;
@@ -21,7 +22,7 @@ use crate::shared::Shared;
 use crate::telemetry;
 use crate::tls::{Certificate, TlsError};
 use crate::worker::Worker;
-use crate::{census, drain, listen, rehearse};
+use crate::{census, listen, rehearse};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -330,12 +331,15 @@ impl Gateway {
         !self.shared.is_draining()
     }
 
-    /// Accepts nothing more and closes every session, spread over the configured drain time. Returns the
-    /// connections that were left when time was up.
+    /// Is not ready from now on, closes every session at an even pace, and takes new clients for as long as others may not know
+    /// yet that it goes. Returns the connections that were left when time was up.
     pub async fn shutdown(&self) -> usize {
         self.shared.set_draining();
-        self.acceptors.iter().for_each(Acceptor::stop);
-        let drain_time = self.shared.runtime.load().config.shutdown.drain_time;
-        drain::run(&self.shared, &self.workers, drain_time).await
+        let times = self.shared.runtime.load().config.shutdown.clone();
+        let close = || {
+            self.shared.set_closed();
+            self.acceptors.iter().for_each(Acceptor::stop);
+        };
+        Drain::new(&self.shared, &self.workers, &times).run(close).await
     }
 }

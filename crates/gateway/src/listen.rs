@@ -105,7 +105,7 @@ fn accept(shared: &Arc<Shared>, id: ListenerId, listener: &TcpListener, workers:
                 }
             }
             Ok((_, None)) => {}
-            Err(_) if shared.is_draining() => return,
+            Err(_) if shared.is_closed() => return,
             Err(error) => match io::Error::from(error) {
                 // The client left before we came; the next one waits behind it.
                 e if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}

@@ -272,6 +272,17 @@ impl Policy {
         }
     }
 
+    /// How long a session may take from the order to its Close when all of them have to be closed within `time`. The orders
+    /// are spread over what is left of it: where clients are told first, or have to settle, that is half of it at least.
+    pub fn patience(&self, time: Duration) -> Duration {
+        let (wanted, parts) = match (&self.amqp, &self.notice) {
+            (Some(amqp), _) => (amqp.settle_timeout * 2, 2),
+            (None, Some(notice)) => (notice.grace.mul_f64(1.0 + notice.jitter) + self.close.wait * 2, 2),
+            (None, None) => (self.close.wait * 2, 8),
+        };
+        wanted.min(time / parts)
+    }
+
     /// True when `protocol`, the session's subprotocol, may get the notice.
     pub fn may_notify(&self, protocol: Option<&str>) -> bool {
         let Some(notice) = &self.notice else { return false };

@@ -31,6 +31,7 @@ pub struct Shared {
     pub speaks_amqp: Vec<bool>,
     pools: Mutex<BTreeMap<PoolName, Arc<Pool>>>,
     draining: AtomicBool,
+    closed: AtomicBool,
     planner_waker: Notify,
 }
 
@@ -95,6 +96,7 @@ impl Shared {
             certificates,
             pools: Mutex::new(pools),
             draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             planner_waker: Notify::new(),
         })
     }
@@ -123,7 +125,7 @@ impl Shared {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// True once the process is on its way out.
+    /// True once the process is on its way out. It may still take new clients: see [`Self::is_closed`].
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }
@@ -131,6 +133,16 @@ impl Shared {
     /// The process is on its way out.
     pub fn set_draining(&self) {
         self.draining.store(true, Relaxed);
+    }
+
+    /// True once no new client is taken any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    /// No new client is taken from now on.
+    pub fn set_closed(&self) {
+        self.closed.store(true, Relaxed);
     }
 }
 

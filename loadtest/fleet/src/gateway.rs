@@ -21,7 +21,7 @@ use crate::recording::MoveClose;
 
 /// Longest wait for the gateway to listen and be ready.
 const START_WITHIN: Duration = Duration::from_secs(15);
-/// Longest wait for it to end after SIGTERM; its drain time is 1 s.
+/// Longest wait for it to end after SIGTERM; its grace is 4 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running gateway.
@@ -151,7 +151,7 @@ fn config_of(pool: &Map<String, Value>, list: &Path) -> Value {
         "routes": [{"path": "/", "pool": "demo"}],
         "pools": {"demo": pool},
         "admin": {"address": "127.0.0.1:0"},
-        "shutdown": {"drain_time": "1s"},
+        "shutdown": {"grace": "4s", "propagation": "0s"},
         "log": {"level": "info"},
     })
 }

@@ -49,7 +49,7 @@ impl Entry {
     /// # Errors
     /// The text for the client: draining, or beyond a bound. It is counted.
     pub fn permit(&self, route: &RouteRuntime) -> Result<Permit, String> {
-        if self.guest.shared.is_draining() {
+        if self.guest.shared.is_closed() {
             telemetry::rejected("draining");
             return Err("this gateway is shutting down; connect again".into());
         }
@@ -78,8 +78,8 @@ pub async fn serve(guest: Guest, runtime: Arc<Runtime>, listener: Arc<AmqpRoutes
         match header {
             Ok(true) => break,
             Ok(false) => return,
-            // A silent connection must not keep a draining gateway waiting.
-            Err(_) if read.is_empty() && guest.shared.is_draining() => return,
+            // A silent connection must not keep a gateway waiting that stops.
+            Err(_) if read.is_empty() && guest.shared.is_closed() => return,
             Err(_) if slice < deadline => {}
             // A connection on which nothing was ever sent (a probe) is closed without a word.
             Err(_) if read.is_empty() => return,

@@ -24,10 +24,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Probes of a pool at once.
 const PROBES_MAX: usize = 32;
 
-/// Probes the endpoints of all AMQP pools until the gateway is on its way out.
+/// Probes the endpoints of all AMQP pools until the gateway takes nobody new any more.
 pub async fn run(shared: Arc<Shared>) {
     let mut due: BTreeMap<PoolName, Time> = BTreeMap::new();
-    while !shared.is_draining() {
+    while !shared.is_closed() {
         let now = shared.clock.now();
         let pools = shared.pools();
         due.retain(|name, _| pools.iter().any(|pool| pool.name == *name));

@@ -209,7 +209,7 @@ fn hostile_frames_get_the_code_that_they_deserve() {
 #[test]
 fn a_gateway_that_stops_closes_its_clients_with_320() {
     let endpoint = Endpoint::bind();
-    let rest = "shutdown: {drain_time: 1s}\n";
+    let rest = "shutdown: {grace: 4s, propagation: 0s}\n";
     let mut fixture = Setup::amqp("").rest(rest).start(&[&endpoint]);
     let (mut client, mut broker) = fixture.open_amqp(&endpoint);
     fixture.begin_shutdown();

@@ -107,10 +107,11 @@ impl Setup {
             .filter(|line| !limits.contains(line.split(':').next().expect("a key")))
             .map(|line| format!("  {line}\n"))
             .collect();
+        let stop = if rest.contains("shutdown:") { "" } else { "shutdown: {grace: 30s, propagation: 0s}\n" };
         let routes = if routes.is_empty() { String::new() } else { format!("routes:\n{routes}") };
         let text = format!(
             "listeners:\n{listeners}{routes}pools:\n  {POOL}:\n    endpoints: []\n{pool}{more_pools}\
-             limits:\n{short}{limits}workers: 2\n{rest}"
+             limits:\n{short}{limits}workers: 2\n{stop}{rest}"
         );
         let checked = config::parse(&text, std::path::Path::new("/"));
         Arc::new(checked.unwrap_or_else(|errors| panic!("{errors}\n{text}")).config)

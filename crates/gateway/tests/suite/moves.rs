@@ -316,7 +316,7 @@ fn sessions_of_an_endpoint_that_is_only_unready_stay() {
 #[test]
 fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
     let endpoint = Endpoint::bind();
-    let setup = Setup::new().pool(CLOSE_FAST).rest("shutdown:\n  drain_time: 2s\n");
+    let setup = Setup::new().pool(CLOSE_FAST).rest("shutdown: {grace: 4s, propagation: 0s}\n");
     let mut fixture = setup.start(&[&endpoint]);
     let pairs: Vec<Pair> = (0..10).map(|_| open_any(&fixture, &[&endpoint])).collect();
     // It was accepted before, and asks only now.
@@ -343,9 +343,25 @@ fn a_shutdown_takes_nobody_new_and_closes_sessions_at_an_even_pace() {
 }
 
 #[test]
+fn new_clients_are_taken_until_everybody_knows_that_the_gateway_goes() {
+    let endpoint = Endpoint::bind();
+    let setup = Setup::new().pool(CLOSE_FAST).rest("shutdown: {grace: 12s, propagation: 4s}\n");
+    let mut fixture = setup.start(&[&endpoint]);
+    fixture.begin_shutdown();
+    wait_until("it is not ready", || !fixture.status().ready);
+    let late = open_any(&fixture, &[&endpoint]);
+    wait_until("nobody listens", || std::net::TcpStream::connect(fixture.address()).is_err());
+    // It is alone, and so it is closed at the end of the time for closes.
+    assert_eq!(fixture.pool().sessions, 1);
+    late.follow_close();
+    fixture.join();
+}
+
+#[test]
 fn a_shutdown_tells_its_reason_where_notices_are_configured() {
     let endpoint = Endpoint::bind();
-    let setup = Setup::new().pool(&format!("{CLOSE_FAST}{NOTICE}")).rest("shutdown:\n  drain_time: 1s\n");
+    let setup =
+        Setup::new().pool(&format!("{CLOSE_FAST}{NOTICE}")).rest("shutdown: {grace: 4s, propagation: 0s}\n");
     let mut fixture = setup.start(&[&endpoint]);
     let mut pair = open_any(&fixture, &[&endpoint]);
     fixture.begin_shutdown();
@@ -367,7 +383,7 @@ fn a_removed_endpoint_is_emptied_like_a_draining_one() {
 #[test]
 fn a_shutdown_lets_requests_finish_and_ends_idle_connections() {
     let endpoint = Endpoint::bind();
-    let setup = Setup::new().limits("head_timeout: 60s").rest("shutdown:\n  drain_time: 60s\n");
+    let setup = Setup::new().limits("head_timeout: 60s").rest("shutdown: {grace: 60s, propagation: 0s}\n");
     let mut fixture = setup.start(&[&endpoint]);
     let ask = || {
         let mut client = fixture.connect();

@@ -382,7 +382,7 @@ fn config(pool: &Map<String, Value>, list: &std::path::Path) -> Value {
         "listeners": [{"address": "127.0.0.1:0", "protocol": "amqp", "routes": [{"pool": POOL}]}],
         "pools": {POOL: pool},
         "admin": {"address": "127.0.0.1:0"},
-        "shutdown": {"drain_time": "1s"},
+        "shutdown": {"grace": "4s", "propagation": "0s"},
         "log": {"level": "info"},
     })
 }

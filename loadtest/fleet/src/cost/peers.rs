@@ -41,7 +41,7 @@ impl Peer {
             "listeners": [{"address": "127.0.0.1:0", "protocol": "amqp", "routes": [{"pool": "nodes"}]}],
             "pools": {"nodes": {"endpoints_file": std::path::absolute(list)?.to_string_lossy()}},
             "admin": {"address": "127.0.0.1:0"},
-            "shutdown": {"drain_time": "1s"},
+            "shutdown": {"grace": "4s", "propagation": "0s"},
             "log": {"level": "warn"},
             "workers": THREADS,
         });
