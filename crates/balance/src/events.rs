@@ -75,6 +75,8 @@ pub enum MoveReason {
     Draining,
     /// The session is older than `max_age`.
     MaxAge,
+    /// This gateway replica has more sessions than the others.
+    Tier,
     /// Somebody wants to see that it can be moved. The planner never asks for it.
     Rehearsal,
 }
@@ -86,6 +88,7 @@ impl MoveReason {
             Self::Surplus => "surplus",
             Self::Draining => "draining",
             Self::MaxAge => "max_age",
+            Self::Tier => "tier",
             Self::Rehearsal => "rehearsal",
         }
     }

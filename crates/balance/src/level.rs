@@ -383,8 +383,10 @@ impl Planner {
     pub(crate) fn ask(&mut self, now: Time, index: usize, count: u32, reason: MoveReason) {
         let (id, deadline) = self.slots.update(now, index, |slot| {
             slot.asked += count;
-            if reason == MoveReason::MaxAge {
-                slot.asked_for_age += count;
+            match reason {
+                MoveReason::MaxAge => slot.asked_for_age += count,
+                MoveReason::Tier => slot.asked_for_tier += count,
+                MoveReason::Surplus | MoveReason::Draining | MoveReason::Rehearsal => {}
             }
             (slot.id.clone(), slot.drain_since)
         });

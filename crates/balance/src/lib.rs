@@ -1,6 +1,6 @@
 //! Placement and rebalancing without IO: where a new session goes, and which sessions have to leave.
 //!
-//! [`Planner`] is one pool as one replica sees it. The shell tells it what happened (`handle_*`) and asks what to
+//! [`Planner`] is one pool as one replica sees it, [`Tier`] all replicas as one of them sees them. The shell tells it what happened (`handle_*`) and asks what to
 //! do (`poll_*`); the same code runs in the gateway and under virtual time in tests. Which very sessions leave is
 //! decided by [`victims`], with what the shell knows of them.
 //!
@@ -30,6 +30,8 @@ mod returns;
 mod slot;
 mod slots;
 mod status;
+mod tier;
+mod tier_shed;
 mod tournament;
 pub mod victims;
 
@@ -43,3 +45,5 @@ pub use pick::Pick;
 pub use planner::Planner;
 pub use report::{Cause, Refusal, Report, Trigger, UnknownEndpoint};
 pub use status::{Admitted, EndpointStatus, Guard, MoveCounts, Outcomes, Pace, PoolState, PoolStatus};
+pub use tier::{Count, Tier, TierLimits, TierState, TierStatus};
+pub use tier_shed::split;

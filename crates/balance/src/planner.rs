@@ -253,11 +253,16 @@ impl Planner {
         let drain_time = self.drain_time(index);
         let drain_since = self.slots.at(index).drain_since;
         let hold = drain_since.map(|since| self.drain_hold(now, since, drain_time));
-        let for_age = self.slots.update(now, index, |slot| {
-            let for_age = slot.asked_for_age > 0;
+        let (for_age, for_tier) = self.slots.update(now, index, |slot| {
+            let (for_age, for_tier) = (slot.asked_for_age > 0, slot.asked_for_tier > 0);
             slot.asked = slot.asked.saturating_sub(asked);
             slot.asked_for_age = slot.asked_for_age.saturating_sub(asked);
+            slot.asked_for_tier = slot.asked_for_tier.saturating_sub(asked);
             slot.moving = slot.moving.saturating_add(began);
+            if for_tier {
+                // Whoever levels the tier waits, not the endpoint.
+                return (for_age, for_tier);
+            }
             slot.misses = if began > 0 { 0 } else { slot.misses.saturating_add(1) };
             if missing > 0 && for_age {
                 slot.age_hold_until = now + AGE_HOLD;
@@ -265,14 +270,14 @@ impl Planner {
                 let doublings = slot.misses.saturating_sub(1).min(HOLD_DOUBLINGS_MAX);
                 slot.hold_until = now + hold.unwrap_or(HOLD * (1 << doublings));
             }
-            for_age
+            (for_age, for_tier)
         });
         self.moves.began += u64::from(began);
-        if missing > 0 && drain_since.is_none() {
+        if missing > 0 && drain_since.is_none() && !for_tier {
             let rate = self.rate();
             self.bucket.give_back(rate, missing);
         }
-        if drain_since.is_none() && !for_age {
+        if drain_since.is_none() && !for_age && !for_tier {
             self.note_surplus(now, began, missing);
         }
         self.forget_empty(now, index);

@@ -40,6 +40,8 @@ pub(crate) struct Slot {
     pub(crate) asked: u32,
     /// Those of them that were asked for `max_age`. Never together with others.
     pub(crate) asked_for_age: u32,
+    /// Those of them that were asked for the tier's sake. Never together with others.
+    pub(crate) asked_for_tier: u32,
     /// Not asked before this moment, because it had too few sessions that may move.
     pub(crate) hold_until: Time,
     /// Times in a row that it had none at all.
@@ -139,6 +141,7 @@ impl Slot {
             leaving: 0,
             asked: 0,
             asked_for_age: 0,
+            asked_for_tier: 0,
             hold_until: Time::ZERO,
             misses: 0,
             age_hold_until: Time::ZERO,

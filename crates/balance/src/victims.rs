@@ -73,13 +73,14 @@ pub fn why_not(now: Time, reason: MoveReason, candidate: &Candidate) -> Option<&
         _ if candidate.preference == Preference::Protect => Some("protected"),
         _ if candidate.cooling_until > now && candidate.moves > 0 => Some("cooldown"),
         _ if candidate.cooling_until > now => Some("min_age"),
-        MoveReason::Surplus => None,
+        MoveReason::Surplus | MoveReason::Tier => None,
         MoveReason::MaxAge if candidate.expires_at.is_some_and(|at| at <= now) => None,
         MoveReason::MaxAge => Some("not_expired"),
     }
 }
 
-/// At most `count` keys, best first: preferred, then least moved, then idle longest (equals: by key).
+/// At most `count` keys, best first: preferred, then least moved, then idle longest (equals: by key). For
+/// [`MoveReason::Tier`] the oldest instead of the idle: another replica may have closed the younger ones a moment ago.
 ///
 /// Within `tenant_window` no tenant's sessions are more than `tenant_share_max` of the chosen, but for one; a
 /// draining endpoint keeps nobody back. Fewer than `count` are chosen when that leaves no others.
@@ -99,7 +100,8 @@ pub fn choose(
     if count == 0 {
         return Vec::new();
     }
-    let rank = |c: &Candidate| (c.preference, c.moves, c.idle_since, c.key);
+    let since = |c: &Candidate| if reason == MoveReason::Tier { c.opened } else { c.idle_since };
+    let rank = |c: &Candidate| (c.preference, c.moves, since(c), c.key);
     let is_capped = limits.tenant_share_max < 1.0 && reason != MoveReason::Draining;
     if is_capped {
         candidates.sort_unstable_by_key(rank);

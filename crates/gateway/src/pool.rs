@@ -223,7 +223,9 @@ impl Policy {
         let fallback = match reason {
             MoveReason::Draining => Fallback::Close,
             MoveReason::Surplus | MoveReason::MaxAge if self.close_pinned() => Fallback::Close,
-            MoveReason::Surplus | MoveReason::MaxAge | MoveReason::Rehearsal => Fallback::Stay,
+            MoveReason::Surplus | MoveReason::MaxAge => Fallback::Stay,
+            // Another replica is no endpoint: nothing migrates there.
+            MoveReason::Rehearsal | MoveReason::Tier => Fallback::Stay,
         };
         MigrateSpec { reason: reason.as_str(), deadline, fallback }
     }

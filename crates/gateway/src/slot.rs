@@ -329,14 +329,16 @@ impl Slot {
     }
 
     /// Where a session may stand that is moved for `reason`. `close_pinned`: a rebalance closes those that can not migrate;
-    /// a drain does so in any case. One that can neither migrate nor be closed safely is never moved.
+    /// a drain does so in any case. One that can neither migrate nor be closed safely is never moved. One that can
+    /// migrate is never closed for the tier's sake.
     pub fn movable_from(&self, reason: MoveReason, close_pinned: bool) -> &'static [Standing] {
         let closes = match reason {
             MoveReason::Draining => true,
             MoveReason::Surplus | MoveReason::MaxAge => close_pinned,
-            MoveReason::Rehearsal => false,
+            MoveReason::Rehearsal | MoveReason::Tier => false,
         };
         match self.terms.by {
+            MoveBy::Migrate if reason == MoveReason::Tier => &[],
             MoveBy::Migrate if closes => &[Standing::Open, Standing::Pinned],
             MoveBy::Migrate | MoveBy::Shed => &[Standing::Open],
         }
@@ -367,6 +369,7 @@ impl Slot {
         }
         let pin = match standing {
             _ if self.movable_from(reason, close_pinned).contains(&standing) => None,
+            Standing::Open if self.terms.by == MoveBy::Migrate => Some("migrates"),
             Standing::Open => None,
             Standing::Moving => Some("moving"),
             Standing::Pinned => Some(pin.unwrap_or("opaque")),

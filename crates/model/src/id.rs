@@ -67,6 +67,11 @@ name! {
     Zone
 }
 
+name! {
+    /// Name of a gateway replica: its Pod's.
+    ReplicaName
+}
+
 /// One client's stay at one replica. Unique within the process only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionId(pub u64);

@@ -8,5 +8,5 @@ mod time;
 pub mod units;
 
 pub use endpoint::{Endpoint, EndpointState, Pod, Snapshot, Weight, WeightError};
-pub use id::{EndpointId, PoolName, SessionId, Zone};
+pub use id::{EndpointId, PoolName, ReplicaName, SessionId, Zone};
 pub use time::Time;
