@@ -20,6 +20,7 @@
 //!   five guards stop, since those same clients fill the new endpoint, and a replica may have nothing left to move before.
 //!   `never-return-1-churn` keeps the 20.
 //! - `fifth-never-returns`: the guard stops at all; with 3 replicas it is told only.
+//! - `tier-*`: the band that the limits name, a tenth beside the closes that chance makes necessary, and the pace.
 //! - What is said of other cases: `rolling-restart-slow`, `scale-in-mute`, `flapping-*`, `slow-endpoint`, the end of `storm-*`.
 //!
 //! Not here: running them over many seeds (`runner`) and printing (`table`).
@@ -28,6 +29,7 @@ mod faults;
 mod growth;
 mod restarts;
 mod rivals;
+mod tier;
 
 use std::time::Duration;
 
@@ -96,7 +98,7 @@ impl Bar {
 
 /// All cases, in the order of the table.
 pub fn all() -> Vec<Case> {
-    [growth::cases(), restarts::cases(), faults::cases()].into_iter().flatten().collect()
+    [growth::cases(), restarts::cases(), faults::cases(), tier::cases()].into_iter().flatten().collect()
 }
 
 /// Sessions stand for this long before the first step, longer than `min_age`.

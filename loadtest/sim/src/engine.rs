@@ -3,7 +3,8 @@
 //! What decides is not here: every replica has a real `balance::Planner`, victims are chosen by `balance::victims`, and
 //! a session that is ending or being moved is a real `session::Session`. The engine stands for what the gateway's shell
 //! and the world around it do, and knows no clock and no chance but its seed: the same [`Spec`] and seed give the same
-//! [`Outcome`]. By part: `clients` (coming, failing, coming back), `replicas` (the rebalance loop), `relays` (the words
+//! [`Outcome`]. By part: `clients` (coming, failing, coming back), `replicas` (the rebalance loop), `tier` (the level of
+//! the replicas themselves), `relays` (the words
 //! between a session and its peers), `world` (what happens to endpoints and replicas), `acts` (steps of scenario files).
 
 mod acts;
@@ -15,6 +16,7 @@ mod relays;
 mod replicas;
 #[cfg(test)]
 mod tests;
+mod tier;
 mod world;
 
 use std::collections::BTreeMap;
@@ -150,6 +152,7 @@ impl Sim {
             }
         }
         self.begin_rival();
+        self.begin_tier();
     }
 
     fn handle(&mut self, event: Event) {
@@ -164,6 +167,7 @@ impl Sim {
             Event::Timer { relay, serial } => self.timer(relay, serial),
             Event::Discover(replica, list) => self.discover(replica, list),
             Event::Replicas(replica, count) => self.count_replicas(replica, count),
+            Event::Poll => self.poll_peers(),
             Event::Step(number) => self.take_step(number),
             Event::Flap(step) => self.flap(step),
             Event::Sample => self.sample(),
@@ -180,7 +184,8 @@ impl Sim {
     fn sample(&mut self) {
         let moves = self.out.moves();
         let nodes = &self.nodes;
-        let sample = record::sample(self.now, &self.open, |number| nodes[number].is_ready(), moves);
+        let mut sample = record::sample(self.now, &self.open, |number| nodes[number].is_ready(), moves);
+        sample.tier_imbalance = self.tier_imbalance();
         if self.now > self.first_step {
             self.out.peak = self.out.peak.max(sample.imbalance);
         }

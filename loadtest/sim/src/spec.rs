@@ -29,6 +29,8 @@ pub struct Spec {
     pub net: Net,
     /// What the replicas know of each other.
     pub counts: Counts,
+    /// When the replicas level themselves.
+    pub tier: balance::TierLimits,
     /// What happens when, in order of time.
     pub steps: Vec<Step>,
     /// Length of the run.
@@ -201,6 +203,7 @@ impl Spec {
             talk: Talk { message_every: Some(Duration::from_secs(20)), push_every: None, mute_share: 0.0 },
             net: Net::default(),
             counts: Counts::After(Duration::from_secs(1)),
+            tier: balance::TierLimits::default(),
             steps: Vec::new(),
             length: Duration::from_secs(600),
             sample_every: Duration::from_secs(1),

@@ -39,6 +39,8 @@ pub enum Event {
     Discover(u16, u32),
     /// A replica is told the number of replicas.
     Replicas(u16, u32),
+    /// The replicas ask each other for their counts.
+    Poll,
     /// The step with this number.
     Step(u32),
     /// An endpoint leaves or rejoins, by the step with this number.

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use balance::Planner;
 use balance::victims::Tenants;
+use balance::{Planner, Tier};
 use model::{Endpoint, EndpointState, Time};
 use session::Session;
 
@@ -127,6 +127,8 @@ impl Node {
 pub struct Replica {
     pub alive: bool,
     pub planner: Planner,
+    /// What it knows of the others.
+    pub tier: Tier,
     /// Its sessions by endpoint.
     pub sessions: Vec<Vec<u32>>,
     /// When each draining endpoint's last session is to be gone.

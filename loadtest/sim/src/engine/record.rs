@@ -25,6 +25,8 @@ pub struct Sample {
     pub total: u32,
     /// Moves so far.
     pub moves: u64,
+    /// Max/mean of the sessions over the gateway replicas.
+    pub tier_imbalance: f64,
 }
 
 /// Everything that was seen.
@@ -40,6 +42,8 @@ pub struct Outcome {
     pub moved: Vec<u32>,
     /// Moves within each second.
     pub moved_each_second: Vec<u32>,
+    /// Moves that were asked for because a replica had more than the others.
+    pub for_tier: u64,
     /// Moved clients that came back to the endpoint they came from.
     pub to_donor: u64,
     /// Shortest time between two moves of one client.
@@ -116,6 +120,12 @@ impl Outcome {
         level
     }
 
+    /// Seconds after `from` from which on no gateway replica has more than the mean times `ratio`. `None`: one has at the
+    /// end.
+    pub fn tier_level_after(&self, from: Duration, ratio: f64) -> Option<f64> {
+        self.for_good(from, |sample| sample.tier_imbalance <= ratio).map(|(seconds, _)| seconds)
+    }
+
     /// Max/mean at the end.
     pub fn imbalance_end(&self) -> f64 {
         self.samples.last().map_or(1.0, |sample| sample.imbalance)
@@ -186,7 +196,16 @@ pub fn sample(at: Time, open: &[u32], ready: impl Fn(usize) -> bool, moves: u64)
     let beside_mean = |n: u32| if mean > 0.0 { f64::from(n) / mean } else { 1.0 };
     let (imbalance, emptiest) = (beside_mean(max), beside_mean(min));
     let level = !stray && (imbalance <= LEVEL || f64::from(max) <= mean.ceil());
-    Sample { at, open: open.to_vec(), imbalance, emptiest, level, total: open.iter().sum(), moves }
+    Sample {
+        at,
+        open: open.to_vec(),
+        imbalance,
+        emptiest,
+        level,
+        total: open.iter().sum(),
+        moves,
+        tier_imbalance: 1.0,
+    }
 }
 
 /// One more in the second of `at`.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use balance::victims::{self, Candidate, Preference};
-use balance::{Action, Move, MoveReason, Planner, PoolStatus};
+use balance::{Action, Move, MoveReason, Planner, PoolStatus, Tier};
 use model::{EndpointId, EndpointState, Time};
 
 use super::Sim;
@@ -28,6 +28,7 @@ impl Sim {
         let replica = Replica {
             alive: true,
             planner,
+            tier: Tier::new(self.spec.tier),
             sessions: vec![Vec::new(); self.nodes.len()],
             deadlines: Default::default(),
             tenants: Default::default(),
@@ -57,6 +58,7 @@ impl Sim {
 
     pub(super) fn count_replicas(&mut self, replica: u16, count: u32) {
         self.replicas[usize::from(replica)].planner.handle_replicas(self.now, count);
+        self.tell_peers(replica);
     }
 
     /// A replica takes a list of endpoints, unless it has a newer one.
@@ -86,6 +88,7 @@ impl Sim {
     fn turn(&mut self, replica: u16) {
         let place = usize::from(replica);
         let now = self.now;
+        self.level_tier(replica);
         for _ in 0..ROUNDS_MAX {
             let orders = self.orders(place);
             if orders.is_empty() {
@@ -98,6 +101,7 @@ impl Sim {
         if let Some((at, _)) = record.planner.poll_timeout() {
             next = next.min(at);
         }
+        next = self.tier_timeout(replica).map_or(next, |at| next.min(at));
         self.enforce_deadlines(replica);
         let record = &mut self.replicas[place];
         next = record.deadlines.values().copied().fold(next, Time::min);
@@ -138,6 +142,10 @@ impl Sim {
         // The planner must know before a session can end.
         let began = chosen.len() as u32;
         self.replicas[place].planner.handle_moves_began(now, &plan.from, plan.count, began);
+        if plan.reason == MoveReason::Tier {
+            self.out.for_tier += u64::from(began);
+            self.replicas[place].tier.handle_began(now, plan.count, began);
+        }
         let left = plan.deadline.map(|deadline| deadline.since(now));
         for session in chosen {
             let spread = self.rng.unit() * 2.0 - 1.0;
