@@ -51,6 +51,7 @@ impl Pool {
                 placement: pool.placement.clone(),
                 admission: pool.admission.clone(),
                 limits: pool.rebalance.clone(),
+                migrates: false,
             },
             session: Settings {
                 strict: pool.websocket.on_bad_frame == config::OnBadFrame::Strict,
