@@ -112,12 +112,14 @@ impl Client {
             self.crossed.insert(number);
         }
         // The last consumer of its queue has ended on another channel meanwhile. Channels are not in step.
-        let queue = match &chan.rpc {
-            Some(Rpc::Consume { queue, .. }) => Some(*queue),
-            Some(Rpc::Reply(MethodId::QUEUE_DECLARE_OK)) => chan.last_queue,
-            _ => None,
+        let auto_delete = |queue: usize| self.queues[queue].auto_delete;
+        let is_gone = match &chan.rpc {
+            Some(Rpc::Consume { queue, .. }) => auto_delete(*queue),
+            Some(Rpc::Reply(MethodId::QUEUE_DECLARE_OK)) => {
+                code == 404 && chan.last_queue.is_some_and(auto_delete)
+            }
+            _ => false,
         };
-        let is_gone = code == 404 && queue.is_some_and(|queue| self.queues[queue].auto_delete);
         let is_slow = self.is_on_slow_node && chan.rpc == Some(Rpc::Tx);
         let is_odd = is_gone || is_slow || self.is_unwelcome && code == 403;
         self.met_oddness |= is_odd;
