@@ -21,6 +21,9 @@ pub trait Control: Send + Sync + 'static {
     /// Everything that `/api/v1/status` says.
     fn status(&self) -> Value;
 
+    /// What `/api/v1/tier` says: what the other gateway replicas want to know.
+    fn tier(&self) -> Value;
+
     /// What would be moved now, by pool: for one pool, or for all.
     ///
     /// # Errors

@@ -152,6 +152,7 @@ fn router(port: Port) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/tier", get(tier))
         .route("/api/v1/plan", get(calls::plan))
         .route("/api/v1/pause", changing("pause", post(calls::pause_all)))
         .route("/api/v1/resume", changing("resume", post(calls::resume_all)))
@@ -197,6 +198,10 @@ async fn status(State(port): State<Port>) -> Json<Value> {
     Json(port.control.status())
 }
 
+async fn tier(State(port): State<Port>) -> Json<Value> {
+    Json(port.control.tier())
+}
+
 async fn nothing_there() -> Failure {
     let text = "nothing is here; try /livez, /readyz, /metrics, /api/v1/status or /api/v1/plan (docs/operations.md \
                 lists all calls)";
@@ -223,6 +228,7 @@ mod tests {
         assert_eq!(served.get("/readyz").await.status, 503);
         assert_eq!(served.get("/livez").await.status, 200);
         assert_eq!(served.get("/api/v1/status").await.body, "{\"ready\":false}");
+        assert_eq!(served.get("/api/v1/tier").await.body, "{\"sessions\":5}");
         assert!(served.get("/metrics").await.body.contains("evenkeel_up 1"));
         let nothing = served.get("/nothing").await;
         assert!(nothing.status == 404 && nothing.error().contains("/readyz"), "{nothing:?}");
@@ -389,7 +395,7 @@ mod tests {
         ] {
             let (_folder, file) = token_file();
             let served = Served::start(is_loopback, with_token.then_some(file)).await;
-            for path in ["/livez", "/readyz", "/metrics", "/api/v1/status", "/api/v1/plan"] {
+            for path in ["/livez", "/readyz", "/metrics", "/api/v1/status", "/api/v1/tier", "/api/v1/plan"] {
                 assert_eq!(served.call("GET", path, headers, "").await.status, 200, "{path}");
             }
             served.asked.take();

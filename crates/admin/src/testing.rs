@@ -84,6 +84,10 @@ impl Control for Asked {
         json!({"ready": self.is_ready()})
     }
 
+    fn tier(&self) -> Value {
+        json!({"sessions": 5})
+    }
+
     fn plan(&self, pool: Option<&PoolName>) -> Result<Value, Unknown> {
         self.pools("plan", pool).map(|_| json!({"chat": {"moves_total": 0}}))
     }

@@ -128,6 +128,20 @@ pub struct Tier {
     pub min_ready: Duration,
 }
 
+impl Tier {
+    /// When and how fast it is levelled.
+    pub fn limits(&self) -> balance::TierLimits {
+        balance::TierLimits {
+            enabled: self.balance == TierBalance::On,
+            start_ratio: self.start_ratio,
+            stop_ratio: self.stop_ratio,
+            min_surplus: self.min_surplus,
+            moves_per_second_max: self.moves_per_second_max,
+            min_ready: self.min_ready,
+        }
+    }
+}
+
 /// Whether sessions are levelled across the gateway's replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -31,6 +31,10 @@ impl Control for Controlled {
         value(&self.gateway.status())
     }
 
+    fn tier(&self) -> Value {
+        value(&self.gateway.tier_report())
+    }
+
     fn plan(&self, pool: Option<&PoolName>) -> Result<Value, Unknown> {
         Ok(value(&self.gateway.plan(pool).map_err(unknown)?))
     }

@@ -52,6 +52,10 @@ pub fn status(answer: &Value) -> String {
         ("listeners", cell(&answer["listeners"])),
         ("connections", format!("{} of {}", cell(&answer["connections"]), cell(&answer["connections_max"]))),
     ]);
+    if answer["tier"]["replicas"].as_u64().is_some_and(|replicas| replicas > 1) {
+        let (state, why) = (cell(&answer["tier"]["state"]), cell(&answer["tier"]["why"]));
+        text += &pairs(&[("tier", format!("{state}; {why}"))]);
+    }
     for (name, pool) in pools(answer) {
         text += &format!("\npool {}: {}\n", printable(name), cell(&pool["state"]));
         text += &pairs(&pool_facts(pool));

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::{Plan, Planner, PoolStatus, UnknownEndpoint};
+use balance::{Count, Plan, Planner, PoolStatus, TierStatus, UnknownEndpoint};
 use config::Config;
-use model::{EndpointId, PoolName, Snapshot, Time};
+use model::{EndpointId, PoolName, ReplicaName, Snapshot, Time};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -18,11 +18,13 @@ use crate::drain::Drain;
 use crate::listen::{Acceptor, Handle};
 use crate::pool::Pool;
 use crate::rebalance::Rebalance;
+use crate::reports::ReportListener;
 use crate::shared::Shared;
 use crate::telemetry;
+use crate::tier::TierReport;
 use crate::tls::{Certificate, TlsError};
 use crate::worker::Worker;
-use crate::{census, listen, rehearse};
+use crate::{census, listen, rehearse, tier};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,8 @@ pub struct Status {
     pub connections: usize,
     /// Their bound.
     pub connections_max: usize,
+    /// The gateway's own replicas.
+    pub tier: TierStatus,
     /// Sessions, targets, moves and their outcomes by pool.
     pub pools: BTreeMap<PoolName, PoolView>,
 }
@@ -199,6 +203,7 @@ impl Gateway {
             listeners: self.addresses.clone(),
             connections: self.shared.admission.total(),
             connections_max: self.shared.runtime.load().connections_max,
+            tier: self.shared.replicas.status(now, &pools, self.shared.is_draining()),
             pools: pools.iter().map(|pool| (pool.name.clone(), view(now, pool))).collect(),
         }
     }
@@ -324,6 +329,27 @@ impl Gateway {
     fn unknown(&self, pool: &PoolName) -> CommandError {
         let known: Vec<_> = self.shared.pools().iter().map(|pool| pool.name.to_string()).collect();
         CommandError::UnknownPool { pool: pool.clone(), known: known.join(", ") }
+    }
+
+    /// What this replica tells the others of itself.
+    pub fn tier_report(&self) -> TierReport {
+        tier::report(self.shared.clock.now(), &self.shared.pools(), self.shared.is_draining())
+    }
+
+    /// The other ready replicas of the tier: their number divides the budgets, their names are those of
+    /// [`Gateway::set_peer_count`]. Without a call, the configuration's `replicas` counts.
+    pub fn set_peers(&self, peers: &[ReplicaName]) {
+        self.shared.set_peers(peers);
+    }
+
+    /// What another replica says of itself; `None`: it does not answer.
+    pub fn set_peer_count(&self, peer: &ReplicaName, count: Option<Count>) {
+        self.shared.replicas.set_count(self.shared.clock.now(), peer, count);
+    }
+
+    /// Sends what the planners report to `listener` as well, from now on. Only the first call has an effect.
+    pub fn listen_to_reports(&self, listener: ReportListener) {
+        let _ = self.shared.listener.set(listener);
     }
 
     /// True until it begins to stop.

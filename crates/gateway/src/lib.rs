@@ -30,10 +30,12 @@ mod stay;
 mod telemetry;
 #[cfg(test)]
 mod testing;
+mod tier;
 mod tls;
 mod upstream;
 mod worker;
 
 pub use descriptors::TooFew;
 pub use gateway::{CommandError, Gateway, PoolView, StartError, Status};
+pub use tier::TierReport;
 pub use tls::{Certificate, TlsError};

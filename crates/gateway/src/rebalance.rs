@@ -90,8 +90,9 @@ impl Rebalance {
                 self.take_endpoints();
             }
             let pools = self.shared.pools();
+            let tier = self.shared.replicas.level(now, &pools, self.shared.is_draining());
             for _ in 0..ROUNDS_MAX {
-                let orders = orders(now, &pools);
+                let orders = orders(now, &self.shared, &pools);
                 if orders.is_empty() {
                     break;
                 }
@@ -100,7 +101,8 @@ impl Rebalance {
             self.enforce_deadlines(now, &pools);
             let timeouts =
                 pools.iter().filter_map(|pool| Some(pool.plan(|planner| planner.poll_timeout())?.0));
-            let next = timeouts.chain(self.deadlines.values().copied()).fold(now + LOOK, Time::min);
+            let next =
+                timeouts.chain(tier).chain(self.deadlines.values().copied()).fold(now + LOOK, Time::min);
             let pause = next.since(now).max(PAUSE);
             tokio::select! {
                 changed = self.snapshots.changed(), if alive => {
@@ -159,6 +161,9 @@ impl Rebalance {
         if let (MoveReason::Draining, Some(deadline)) = (plan.reason, plan.deadline) {
             self.deadlines.insert((pool.name.clone(), plan.from.clone()), deadline);
         }
+        if plan.reason == MoveReason::Tier {
+            self.shared.replicas.began(now, plan.count, began);
+        }
         telemetry::moves_began(&pool.name, plan.reason.as_str(), u64::from(began));
         tracing::debug!(pool = %pool.name, from = %plan.from, asked = plan.count, began,
             reason = plan.reason.as_str(), "sessions are moved");
@@ -203,6 +208,7 @@ impl Rebalance {
         let connections_max = self.shared.runtime.load().connections_max;
         telemetry::process(self.shared.admission.total(), connections_max, bytes, messages);
         let pools = self.shared.pools();
+        telemetry::tier(&self.shared.replicas.status(now, &pools, self.shared.is_draining()));
         for pool in &pools {
             let status = pool.plan(|planner| planner.status(now));
             telemetry::pool(&pool.name, &status);
@@ -228,13 +234,13 @@ impl Rebalance {
 }
 
 /// What the planners want done now, all of it; what they want told is told.
-fn orders(now: Time, pools: &[Arc<Pool>]) -> Vec<Order> {
+fn orders(now: Time, shared: &Shared, pools: &[Arc<Pool>]) -> Vec<Order> {
     let mut orders = Vec::new();
     for pool in pools {
         while let Some(action) = pool.plan(|planner| planner.poll_action(now)) {
             match action {
                 Action::Move(plan) => orders.push((pool.clone(), plan)),
-                Action::Tell(report) => reports::tell(pool, &report),
+                Action::Tell(report) => reports::tell(shared, pool, &report),
             }
         }
     }

@@ -1,12 +1,24 @@
 //! What the planner reports, for whoever reads the log and the metrics: what has happened, and what to do about it.
 
 use balance::Report;
+use model::PoolName;
+use tokio::sync::mpsc;
 
 use crate::pool::Pool;
+use crate::shared::Shared;
+use crate::telemetry;
+
+/// Somebody who wants reports as well. Those that find the queue full are lost.
+pub type ReportListener = mpsc::Sender<(PoolName, Report)>;
 
 /// Logs a report and counts what is worth counting.
-pub fn tell(pool: &Pool, report: &Report) {
+pub fn tell(shared: &Shared, pool: &Pool, report: &Report) {
     let name = &pool.name;
+    if let Some(listener) = shared.listener.get()
+        && listener.try_send((name.clone(), report.clone())).is_err()
+    {
+        telemetry::report_lost();
+    }
     match report {
         Report::PlanStarted { trigger, moves } => {
             pool.metrics.plan_started(*trigger);

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use balance::victims::Preference;
 use config::{AmqpRoute, AmqpRouter, Config, Listener, Protocol};
-use model::PoolName;
+use model::{PoolName, ReplicaName};
 use tokio::sync::Notify;
 
 use crate::admission::{Admission, RouteCount};
 use crate::clock::Clock;
 use crate::pool::Pool;
+use crate::reports::ReportListener;
+use crate::tier::Replicas;
 use crate::tls::Certificate;
 
 /// Shared by all threads.
@@ -29,6 +31,10 @@ pub struct Shared {
     pub certificates: Vec<Option<Arc<Certificate>>>,
     /// By place of the listener: it speaks AMQP, whatever the configuration says by now.
     pub speaks_amqp: Vec<bool>,
+    /// The gateway's own replicas.
+    pub replicas: Replicas,
+    /// Where reports go beside the log; set once.
+    pub listener: OnceLock<ReportListener>,
     pools: Mutex<BTreeMap<PoolName, Arc<Pool>>>,
     draining: AtomicBool,
     closed: AtomicBool,
@@ -87,8 +93,11 @@ impl Shared {
         let mut pools = BTreeMap::new();
         let speaks_amqp =
             config.listeners.iter().map(|listener| listener.protocol == Protocol::Amqp).collect();
-        let runtime = compile(clock, &mut pools, None, config, connections_max);
+        let replicas = Replicas::new(&config);
+        let runtime = compile(clock, &mut pools, &replicas, None, config, connections_max);
         Arc::new(Self {
+            replicas,
+            listener: OnceLock::new(),
             speaks_amqp,
             clock,
             admission: Arc::default(),
@@ -105,7 +114,8 @@ impl Shared {
     pub fn reconfigure(&self, config: Arc<Config>, connections_max: usize) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.runtime.load_full();
-        let runtime = compile(self.clock, &mut pools, Some(&old), config, connections_max);
+        self.replicas.reconfigure(&config);
+        let runtime = compile(self.clock, &mut pools, &self.replicas, Some(&old), config, connections_max);
         self.runtime.store(Arc::new(runtime));
         self.wake_planner();
     }
@@ -113,6 +123,15 @@ impl Shared {
     /// The planners have something new to do: they are not to wait for their next look.
     pub fn wake_planner(&self) {
         self.planner_waker.notify_one();
+    }
+
+    /// The other ready replicas of the tier, as somebody sees them now.
+    pub fn set_peers(&self, peers: &[ReplicaName]) {
+        // Under the lock of the pools: a reload can not bring back what was counted before.
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        let ready = self.replicas.set_peers(now, peers);
+        pools.values().for_each(|pool| pool.plan(|planner| planner.handle_replicas(now, ready)));
     }
 
     /// Waits for [`Self::wake_planner`].
@@ -150,6 +169,7 @@ impl Shared {
 fn compile(
     clock: Clock,
     pools: &mut BTreeMap<PoolName, Arc<Pool>>,
+    replicas: &Replicas,
     old: Option<&Runtime>,
     config: Arc<Config>,
     connections_max: usize,
@@ -164,9 +184,9 @@ fn compile(
             }
         }
     }
-    // A watch of the tier's own replicas would feed the same call.
+    let ready = replicas.ready(&config);
     for pool in pools.values() {
-        pool.plan(|planner| planner.handle_replicas(now, config.replicas));
+        pool.plan(|planner| planner.handle_replicas(now, ready));
     }
     let routes = config.routes.iter().map(|route| RouteRuntime {
         pool: pools[&route.pool].clone(),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use balance::{Cause, PoolState, PoolStatus, Trigger};
+use balance::{Cause, PoolState, PoolStatus, TierState, TierStatus, Trigger};
 use http::StatusCode;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -16,7 +16,7 @@ use session::{Initiator, Leg};
 use crate::slot::CutReason;
 
 /// Help texts, as they stand above each metric: what docs/metrics.md says in a line.
-const COUNTERS: [(&str, &str); 25] = [
+const COUNTERS: [(&str, &str); 26] = [
     ("evenkeel_accepted_connections_total", "Sockets accepted"),
     ("evenkeel_rejected_total", "Connections and requests answered by the gateway itself, by reason"),
     ("evenkeel_bytes_total", "Bytes relayed in tunnels"),
@@ -41,9 +41,10 @@ const COUNTERS: [(&str, &str); 25] = [
     ("evenkeel_migrations_total", "Migrations that were tried, by what became of them"),
     ("evenkeel_migration_aborts_total", "Migrations that were given up before the switch, by reason"),
     ("evenkeel_probe_failures_total", "Probes that an AMQP endpoint did not answer"),
+    ("evenkeel_events_total", "Kubernetes Events, by what became of them"),
     ("evenkeel_upstream_replaced_total", "Sessions whose endpoint failed, by what became of them"),
 ];
-const GAUGES: [(&str, &str); 12] = [
+const GAUGES: [(&str, &str); 16] = [
     ("evenkeel_connections", "Client connections now, tunnels and plain HTTP"),
     ("evenkeel_connections_max", "Bound of the client connections"),
     ("evenkeel_sessions", "Open WebSocket sessions"),
@@ -55,6 +56,10 @@ const GAUGES: [(&str, &str); 12] = [
     ("evenkeel_moves_per_second_max", "Moves a second that this replica may begin now"),
     ("evenkeel_pace_factor_ratio", "Share of the configured pace that what is seen to happen leaves"),
     ("evenkeel_guard_away_clients_max", "Moved clients that may be away at once"),
+    ("evenkeel_tier_replicas", "Ready gateway replicas, this one included"),
+    ("evenkeel_tier_counted_replicas", "Those of them whose sessions are known, this one included"),
+    ("evenkeel_tier_imbalance_ratio", "Sessions here / mean of the gateway replicas; 1 until all are known"),
+    ("evenkeel_tier_state", "1 for what is done about the tier, 0 for every other state"),
     (
         "evenkeel_source_ports_used_ratio",
         "Share of the source ports towards the busiest endpoint that is taken",
@@ -323,6 +328,23 @@ fn moves(pool: &PoolName, status: &PoolStatus) {
         let count = status.endpoints.iter().filter(|endpoint| state_name(endpoint.state) == state).count();
         gauge!("evenkeel_endpoints", "pool" => pool.to_string(), "state" => state).set(count as f64);
     }
+}
+
+/// What is known of the gateway's own replicas.
+pub fn tier(status: &TierStatus) {
+    gauge!("evenkeel_tier_replicas").set(status.replicas as f64);
+    gauge!("evenkeel_tier_counted_replicas").set(status.counted as f64);
+    let ratio = status.mean.filter(|mean| *mean > 0.0).map_or(1.0, |mean| status.sessions as f64 / mean);
+    gauge!("evenkeel_tier_imbalance_ratio").set(ratio);
+    for state in TierState::ALL {
+        let is_so = if status.state == state { 1.0 } else { 0.0 };
+        gauge!("evenkeel_tier_state", "state" => state.as_str()).set(is_so);
+    }
+}
+
+/// A report found the queue of its listener full.
+pub fn report_lost() {
+    counter!("evenkeel_events_total", "outcome" => "dropped").increment(1);
 }
 
 /// Share of the source ports towards the busiest endpoint of a pool that is taken.
