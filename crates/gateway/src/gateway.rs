@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::{Count, Plan, Planner, PoolStatus, TierStatus, UnknownEndpoint};
+use balance::{Plan, Planner, PoolStatus, TierStatus, UnknownEndpoint};
 use config::Config;
 use model::{EndpointId, PoolName, ReplicaName, Snapshot, Time};
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::drain::Drain;
 use crate::listen::{Acceptor, Handle};
 use crate::pool::Pool;
 use crate::rebalance::Rebalance;
-use crate::reports::ReportListener;
+use crate::reports::Notices;
 use crate::shared::Shared;
 use crate::telemetry;
 use crate::tier::TierReport;
@@ -337,19 +337,20 @@ impl Gateway {
     }
 
     /// The other ready replicas of the tier: their number divides the budgets, their names are those of
-    /// [`Gateway::set_peer_count`]. Without a call, the configuration's `replicas` counts.
+    /// [`Gateway::set_peer_report`]. Without a call, the configuration's `replicas` counts.
     pub fn set_peers(&self, peers: &[ReplicaName]) {
         self.shared.set_peers(peers);
     }
 
     /// What another replica says of itself; `None`: it does not answer.
-    pub fn set_peer_count(&self, peer: &ReplicaName, count: Option<Count>) {
+    pub fn set_peer_report(&self, peer: &ReplicaName, report: Option<&TierReport>) {
+        let count = report.map(TierReport::count);
         self.shared.replicas.set_count(self.shared.clock.now(), peer, count);
     }
 
-    /// Sends what the planners report to `listener` as well, from now on. Only the first call has an effect.
-    pub fn listen_to_reports(&self, listener: ReportListener) {
-        let _ = self.shared.listener.set(listener);
+    /// Sends what is worth an Event to `notices`, from now on. Only the first call has an effect.
+    pub fn listen(&self, notices: Notices) {
+        let _ = self.shared.notices.set(notices);
     }
 
     /// True until it begins to stop.

@@ -37,5 +37,6 @@ mod worker;
 
 pub use descriptors::TooFew;
 pub use gateway::{CommandError, Gateway, PoolView, StartError, Status};
+pub use reports::Notice;
 pub use tier::TierReport;
 pub use tls::{Certificate, TlsError};

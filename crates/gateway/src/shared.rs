@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::admission::{Admission, RouteCount};
 use crate::clock::Clock;
 use crate::pool::Pool;
-use crate::reports::ReportListener;
+use crate::reports::Notices;
 use crate::tier::Replicas;
 use crate::tls::Certificate;
 
@@ -33,8 +33,8 @@ pub struct Shared {
     pub speaks_amqp: Vec<bool>,
     /// The gateway's own replicas.
     pub replicas: Replicas,
-    /// Where reports go beside the log; set once.
-    pub listener: OnceLock<ReportListener>,
+    /// Who wants notices; set once.
+    pub notices: OnceLock<Notices>,
     pools: Mutex<BTreeMap<PoolName, Arc<Pool>>>,
     draining: AtomicBool,
     closed: AtomicBool,
@@ -97,7 +97,7 @@ impl Shared {
         let runtime = compile(clock, &mut pools, &replicas, None, config, connections_max);
         Arc::new(Self {
             replicas,
-            listener: OnceLock::new(),
+            notices: OnceLock::new(),
             speaks_amqp,
             clock,
             admission: Arc::default(),

@@ -342,8 +342,8 @@ pub fn tier(status: &TierStatus) {
     }
 }
 
-/// A report found the queue of its listener full.
-pub fn report_lost() {
+/// A notice found the queue of its listener full.
+pub fn event_dropped() {
     counter!("evenkeel_events_total", "outcome" => "dropped").increment(1);
 }
 
