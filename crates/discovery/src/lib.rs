@@ -4,6 +4,7 @@
 //! learns where they came from. Not here: what an endpoint list may look like (`config`), and what a change
 //! means for sessions (`balance`).
 
+mod dns;
 mod file;
 mod sources;
 

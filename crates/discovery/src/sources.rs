@@ -11,6 +11,7 @@ use model::{Endpoint, PoolName, Snapshot};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::dns;
 use crate::file::{self, WatchedFile};
 
 /// Gauge by pool: 1 while the pool's source cannot be used.
@@ -25,7 +26,7 @@ pub(crate) struct Update {
     pool: PoolName,
     /// Which follower says it: one that was replaced may still have news on the way.
     follower: u64,
-    news: News,
+    pub(crate) news: News,
 }
 
 /// What a follower has found out.
@@ -49,6 +50,12 @@ impl Reporter {
     /// Whose news it is.
     pub(crate) fn pool(&self) -> &PoolName {
         &self.pool
+    }
+
+    /// News of a pool `a`, for those who look at a follower alone.
+    #[cfg(test)]
+    pub(crate) fn alone(tx: mpsc::Sender<Update>) -> Self {
+        Self { pool: "a".into(), follower: 0, tx }
     }
 
     /// Waits while too many are on the way. When nobody is left to tell, the follower is about to be aborted.
@@ -149,7 +156,10 @@ impl Sources {
                 let (file, found) = looked.unwrap_or_else(|| (WatchedFile::new(path.to_owned()), None));
                 (found.or(kept), Some(tokio::spawn(file::follow(file, reporter))))
             }
-            config::Source::Kubernetes(_) | config::Source::Dns(_) => (kept, None),
+            config::Source::Dns(pool) => {
+                (kept, Some(tokio::spawn(dns::follow(pool.clone(), dns::Server::System, reporter))))
+            }
+            config::Source::Kubernetes(_) => (kept, None),
         };
         let follower = Follower { number: self.next, task: task.map(|task| task.abort_handle()) };
         Followed { endpoints, source: Source::of(pool), follower }
