@@ -113,6 +113,7 @@ mod tests {
             foreign: 0,
             ending: Ending::Own,
             opened_s: 1.0,
+            closed_s: 0.0,
             reconnect_ms: None,
         }
     }

@@ -157,6 +157,7 @@ impl Client {
             foreign: 0,
             ending: Ending::Own,
             opened_s: self.board.began.elapsed().as_secs_f64(),
+            closed_s: 0.0,
             reconnect_ms: left.map(|left| left.elapsed().as_secs_f64() * 1000.0),
         };
         {
@@ -173,6 +174,7 @@ impl Client {
         }
         Board::count(&mut sample.ends, &ending.label());
         record.ending = ending;
+        record.closed_s = (seen - self.board.began).as_secs_f64();
         self.board.records.borrow_mut().push(record);
         seen
     }

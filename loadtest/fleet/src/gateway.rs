@@ -107,6 +107,19 @@ impl Gateway {
         answer.map(|_| ()).with_context(|| format!("the gateway did not take the command {command}"))
     }
 
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.child.terminate();
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the system refuses to tell.
+    pub async fn ended(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        self.child.wait().await
+    }
+
     /// SIGTERM, and the end within the drain time.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 //! by the steps of a scenario.
 //!
 //! `fleet replay SCENARIO.yaml` is the program; the other subcommands are the processes that it starts, each of its
-//! own, so that descriptors, CPU time and memory are the gateway's own. `fleet cost` measures the last two. See `loadtest/README.md`.
+//! own, so that descriptors, CPU time and memory are the gateway's own. `fleet cost` measures the last two, `fleet shutdown` how a
+//! gateway ends. See `loadtest/README.md`.
 
 mod accounting;
 mod amqp;
@@ -19,6 +20,7 @@ mod ranges;
 mod recording;
 mod replay;
 mod run;
+mod shutdown;
 mod usage;
 mod wire;
 
@@ -44,6 +46,8 @@ enum Command {
     Replay(replay::Args),
     /// Measure what AMQP sessions and messages cost, beside HAProxy in TCP mode
     Cost(cost::Args),
+    /// Stop a gateway with thousands of sessions and look how they are closed
+    Shutdown(shutdown::Args),
     /// The gateway's whole command line, as a child of replay
     #[command(hide = true, disable_help_flag = true)]
     Gateway {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Gateway { args } => return run_gateway(args),
         Command::Replay(args) => on_one_thread(replay::replay(args)),
+        Command::Shutdown(args) => on_one_thread(shutdown::shutdown(args)),
         Command::Endpoint(args) => on_one_thread(endpoint::serve(args)).map(|()| ExitCode::SUCCESS),
         Command::Clients => on_one_thread(clients::run()).map(|()| ExitCode::SUCCESS),
         Command::Cost(args) => on_one_thread(cost::cost(args)),

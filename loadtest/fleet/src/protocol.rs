@@ -119,6 +119,8 @@ pub struct ClientSession {
     pub ending: Ending,
     /// Seconds from the order to start to the 101.
     pub opened_s: f64,
+    /// Seconds from the order to start to the first sign of its end.
+    pub closed_s: f64,
     /// Milliseconds from seeing the close of the session before to the 101 of this one.
     pub reconnect_ms: Option<f64>,
 }
@@ -261,6 +263,7 @@ mod tests {
             foreign: 0,
             ending: Ending::Closed { code: 1012, reason: "rebalance".into() },
             opened_s: 2.5,
+            closed_s: 4.5,
             reconnect_ms: Some(1.5),
         };
         let answer = Answer::ClientSessions(vec![session]);

@@ -140,6 +140,7 @@ mod tests {
             foreign: 0,
             ending,
             opened_s: 1.0,
+            closed_s: 0.0,
             reconnect_ms: None,
         }
     }
