@@ -47,8 +47,13 @@ impl Pool {
         } else if let Some(dns) = &self.dns {
             Source::Dns(dns)
         } else {
-            Source::Fixed(resolve(self.endpoints.as_deref().unwrap_or_default()))
+            Source::Fixed(self.fixed_endpoints())
         }
+    }
+
+    /// The endpoints that are written in the configuration itself, ordered by id.
+    pub fn fixed_endpoints(&self) -> Vec<Endpoint> {
+        resolve(self.endpoints.as_deref().unwrap_or_default())
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod dns;
 mod file;
+mod kubernetes;
 mod sources;
 
 use std::sync::Arc;
 
+use cluster::Cluster;
 use config::{Config, Source};
 use model::Snapshot;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +22,8 @@ use crate::sources::{Looked, Sources, Update};
 /// News of all sources that wait to be taken; a source waits when there are more.
 const UPDATES_MAX: usize = 64;
 
-/// Starts to follow the pools of `config`. The first snapshot is in the channel when this returns: files are read
+/// Starts to follow the pools of `config`; those with `kubernetes` through `cluster`, of which nothing is asked as
+/// long as there are none. The first snapshot is in the channel when this returns: files are read
 /// once before, so call it before serving starts. Later ones are sent only when something differs.
 ///
 /// It ends when all receivers of the snapshots are gone. When the sender of `config` is gone, the sources are
@@ -28,13 +31,13 @@ const UPDATES_MAX: usize = 64;
 ///
 /// # Panics
 /// Outside of a tokio runtime with time enabled.
-pub fn spawn(mut config: watch::Receiver<Arc<Config>>) -> watch::Receiver<Arc<Snapshot>> {
+pub fn spawn(cluster: Cluster, mut config: watch::Receiver<Arc<Config>>) -> watch::Receiver<Arc<Snapshot>> {
     metrics::describe_gauge!(
         sources::STALE,
         "1 while a pool's source cannot be used and the last good list stays in force"
     );
     let (updates_tx, updates) = mpsc::channel(UPDATES_MAX);
-    let mut sources = Sources::new(updates_tx);
+    let mut sources = Sources::new(cluster, updates_tx);
     let first = Arc::clone(&config.borrow_and_update());
     sources.configure(&first, look_once(&first));
     let (tx, rx) = watch::channel(Arc::new(sources.snapshot()));

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use cluster::{Cluster, Target};
 use config::{Config, DnsPool, Pool};
 use model::{Endpoint, PoolName, Snapshot};
 use tokio::sync::mpsc;
@@ -13,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::dns;
 use crate::file::{self, WatchedFile};
+use crate::kubernetes;
 
 /// Gauge by pool: 1 while the pool's source cannot be used.
 pub(crate) const STALE: &str = "evenkeel_discovery_stale";
@@ -67,6 +69,7 @@ impl Reporter {
 
 /// All pools of the configuration.
 pub(crate) struct Sources {
+    cluster: Cluster,
     pools: BTreeMap<PoolName, Followed>,
     tx: mpsc::Sender<Update>,
     next: u64,
@@ -85,8 +88,8 @@ struct Followed {
 enum Source {
     Fixed,
     File(PathBuf),
+    Kubernetes(Target),
     Dns(DnsPool),
-    Kubernetes,
 }
 
 /// A task that ends with this value; none where nothing changes by itself.
@@ -104,19 +107,21 @@ impl Drop for Follower {
 }
 
 impl Source {
-    fn of(pool: &Pool) -> Self {
+    fn of(pool: &Pool, config: &Config) -> Self {
         match pool.source() {
             config::Source::Fixed(_) => Self::Fixed,
             config::Source::File(path) => Self::File(path.to_owned()),
-            config::Source::Kubernetes(_) => Self::Kubernetes,
+            config::Source::Kubernetes(pool) => {
+                Self::Kubernetes(kubernetes::target(pool, &config.kubernetes))
+            }
             config::Source::Dns(dns) => Self::Dns(dns.clone()),
         }
     }
 }
 
 impl Sources {
-    pub(crate) fn new(tx: mpsc::Sender<Update>) -> Self {
-        Self { pools: BTreeMap::new(), tx, next: 0 }
+    pub(crate) fn new(cluster: Cluster, tx: mpsc::Sender<Update>) -> Self {
+        Self { cluster, pools: BTreeMap::new(), tx, next: 0 }
     }
 
     /// Follows the pools of a configuration from now on. A source that is followed already goes on as it is; a pool
@@ -124,12 +129,13 @@ impl Sources {
     pub(crate) fn configure(&mut self, config: &Config, mut looked: Looked) {
         let mut old = std::mem::take(&mut self.pools);
         for (name, pool) in &config.pools {
-            let source = Source::of(pool);
+            let source = Source::of(pool, config);
             let followed = match old.remove(name) {
                 Some(before) if before.source == source && source != Source::Fixed => before,
                 before => {
                     let kept = before.and_then(|before| before.endpoints);
-                    self.begin(name, pool, kept, looked.remove(name))
+                    let (endpoints, follower) = self.begin(name, pool, &source, looked.remove(name));
+                    Followed { endpoints: endpoints.or(kept), source, follower }
                 }
             };
             self.pools.insert(name.clone(), followed);
@@ -139,30 +145,32 @@ impl Sources {
         }
     }
 
-    /// Follows a pool's source anew; the list that is `kept` stays until there is another.
+    /// Follows a pool's source anew. Gives what is known of it at once, if anything.
     fn begin(
         &mut self,
         name: &PoolName,
         pool: &Pool,
-        kept: Option<Vec<Endpoint>>,
+        source: &Source,
         looked: Option<(WatchedFile, Option<Vec<Endpoint>>)>,
-    ) -> Followed {
+    ) -> (Option<Vec<Endpoint>>, Follower) {
         self.next += 1;
         metrics::gauge!(STALE, "pool" => name.to_string()).set(0.0);
         let reporter = Reporter { pool: name.clone(), follower: self.next, tx: self.tx.clone() };
-        let (endpoints, task) = match pool.source() {
-            config::Source::Fixed(list) => (Some(list), None),
-            config::Source::File(path) => {
-                let (file, found) = looked.unwrap_or_else(|| (WatchedFile::new(path.to_owned()), None));
-                (found.or(kept), Some(tokio::spawn(file::follow(file, reporter))))
+        let (endpoints, task) = match source {
+            Source::Fixed => (Some(pool.fixed_endpoints()), None),
+            Source::File(path) => {
+                let (file, found) = looked.unwrap_or_else(|| (WatchedFile::new(path.clone()), None));
+                (found, Some(tokio::spawn(file::follow(file, reporter))))
             }
-            config::Source::Dns(pool) => {
-                (kept, Some(tokio::spawn(dns::follow(pool.clone(), dns::Server::System, reporter))))
+            Source::Kubernetes(target) => {
+                let endpoints = self.cluster.endpoints(target.clone());
+                (None, Some(tokio::spawn(kubernetes::follow(endpoints, reporter))))
             }
-            config::Source::Kubernetes(_) => (kept, None),
+            Source::Dns(pool) => {
+                (None, Some(tokio::spawn(dns::follow(pool.clone(), dns::Server::System, reporter))))
+            }
         };
-        let follower = Follower { number: self.next, task: task.map(|task| task.abort_handle()) };
-        Followed { endpoints, source: Source::of(pool), follower }
+        (endpoints, Follower { number: self.next, task: task.map(|task| task.abort_handle()) })
     }
 
     /// Takes the news of a follower, unless it was replaced meanwhile.

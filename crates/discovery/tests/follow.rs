@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::Cluster;
 use config::Config;
 use model::{PoolName, Snapshot};
 use tokio::sync::watch;
@@ -44,7 +45,7 @@ async fn the_first_snapshot_is_there_at_once_and_changes_follow() {
         path.display()
     );
     let (_tx, config_rx) = watch::channel(config(&pools));
-    let mut rx = discovery::spawn(config_rx);
+    let mut rx = discovery::spawn(Cluster::from_environment(), config_rx);
     assert_eq!(counts(&rx.borrow()), [("a", 1), ("b", 1)]);
 
     replace(&path, r#"[{"address": "127.0.0.1:1"}, {"address": "127.0.0.1:2", "state": "draining"}]"#);
@@ -56,7 +57,7 @@ async fn the_first_snapshot_is_there_at_once_and_changes_follow() {
 #[tokio::test]
 async fn pools_come_and_go_with_the_configuration() {
     let (tx, config_rx) = watch::channel(config("  a: {endpoints: []}\n"));
-    let mut rx = discovery::spawn(config_rx);
+    let mut rx = discovery::spawn(Cluster::from_environment(), config_rx);
     assert_eq!(counts(&rx.borrow()), [("a", 0)]);
     tx.send(config("  a: {endpoints: [{address: '127.0.0.1:1'}]}\n  c: {endpoints: []}\n"))
         .expect("it listens");
@@ -70,7 +71,7 @@ async fn a_pool_keeps_its_list_when_its_new_file_is_missing() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("later.yaml");
     let (tx, config_rx) = watch::channel(config("  a: {endpoints: [{address: '127.0.0.1:1'}]}\n"));
-    let mut rx = discovery::spawn(config_rx);
+    let mut rx = discovery::spawn(Cluster::from_environment(), config_rx);
     let moved = format!("  a: {{endpoints_file: '{}'}}\n  b: {{endpoints: []}}\n", path.display());
     tx.send(config(&moved)).expect("it listens");
     until(&mut rx, &[("a", 1), ("b", 0)]).await;
@@ -81,7 +82,7 @@ async fn a_pool_keeps_its_list_when_its_new_file_is_missing() {
 #[tokio::test]
 async fn a_pool_whose_file_was_never_there_is_not_resolved() {
     let (tx, config_rx) = watch::channel(config("  a: {endpoints_file: /nonexistent/endpoints.yaml}\n"));
-    let rx = discovery::spawn(config_rx);
+    let rx = discovery::spawn(Cluster::from_environment(), config_rx);
     drop(tx);
     assert!(!rx.borrow().pools.contains_key(&PoolName::from("a")));
     assert!(!rx.has_changed().expect("the files are followed on without a configuration sender"));
@@ -91,7 +92,7 @@ async fn a_pool_whose_file_was_never_there_is_not_resolved() {
 async fn nothing_is_sent_when_nothing_differs() {
     let pools = "  a: {endpoints: [{address: '127.0.0.1:1'}]}\n";
     let (tx, config_rx) = watch::channel(config(pools));
-    let mut rx = discovery::spawn(config_rx);
+    let mut rx = discovery::spawn(Cluster::from_environment(), config_rx);
     rx.mark_unchanged();
     // The same again, then something else: one notification, which already holds the last.
     tx.send(config(pools)).expect("it listens");
@@ -103,6 +104,6 @@ async fn nothing_is_sent_when_nothing_differs() {
 #[tokio::test]
 async fn it_ends_with_its_last_reader() {
     let (tx, config_rx) = watch::channel(config("  a: {endpoints: []}\n"));
-    drop(discovery::spawn(config_rx));
+    drop(discovery::spawn(Cluster::from_environment(), config_rx));
     assert!(tokio::time::timeout(PATIENCE, tx.closed()).await.is_ok());
 }

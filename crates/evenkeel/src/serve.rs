@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use admin::{Admin, TokenFile};
 use anyhow::Context;
+use cluster::Cluster;
 use config::Checked;
 use gateway::Gateway;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -45,7 +46,7 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
     let config = Arc::new(checked.config);
     let mut watched = Watched::new(path, config.clone());
     let (config_tx, config_rx) = watch::channel(config.clone());
-    let snapshots = discovery::spawn(config_rx);
+    let snapshots = discovery::spawn(Cluster::from_environment(), config_rx);
     let admin = Admin::bind(config.admin.address).await.with_context(|| {
         format!("admin port {}: is another process on it? (admin.address)", config.admin.address)
     })?;

@@ -10,17 +10,19 @@ use crate::source::{Source, has_word};
 use crate::tree::{File, text_files};
 
 /// Crate -> our crates that it may be compiled with.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("ws", &[]),
     ("amqp", &[]),
     ("session", &["amqp", "model", "ws"]),
     ("balance", &["model"]),
     ("config", &["balance", "model", "ws"]),
-    ("discovery", &["config", "model"]),
+    ("cluster", &["config", "model"]),
+    ("discovery", &["cluster", "config", "model"]),
     ("gateway", &["amqp", "balance", "config", "model", "session", "ws"]),
     ("admin", &["config", "model"]),
-    ("evenkeel", &["admin", "config", "discovery", "gateway", "model"]),
+    ("evenkeel", &["admin", "cluster", "config", "discovery", "gateway", "model"]),
+    ("apiserver", &[]),
     ("scenario", &["model"]),
     ("rabbitmq", &[]),
     ("fleet", &["amqp", "config", "evenkeel", "model", "rabbitmq", "scenario"]),
@@ -32,7 +34,11 @@ const ARROWS: [(&str, &[&str]); 15] = [
 const PURE: [&str; 7] = ["model", "ws", "amqp", "session", "balance", "config", "scenario"];
 
 /// Parts of other crates that are held to the same: text rules only, by the beginning of the path.
-const PURE_PARTS: [&str; 5] = [
+const PURE_PARTS: [&str; 9] = [
+    "crates/cluster/src/contact.rs",
+    "crates/cluster/src/notes.rs",
+    "crates/cluster/src/slices.rs",
+    "crates/cluster/src/view.rs",
     "loadtest/sim/src/cases",
     "loadtest/sim/src/engine",
     "loadtest/sim/src/pool.rs",
