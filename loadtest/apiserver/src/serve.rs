@@ -32,7 +32,7 @@ const BODY_BYTES_MAX: usize = 3 << 20;
 const WATCH_FOR: Duration = Duration::from_secs(45 * 60);
 /// Events that wait for a slow client; then the watch stands still.
 const WAITING_EVENTS_MAX: usize = 16;
-/// For half a line to reach the socket before it is cut.
+/// For the last line to reach the socket before it is cut.
 const FLUSH_WITHIN: Duration = Duration::from_millis(20);
 /// Between two attempts to have the port again.
 const BIND_EVERY: Duration = Duration::from_millis(10);
@@ -175,6 +175,7 @@ async fn stream(shared: Arc<Shared>, line: Line, mut watch: Watch, lines: mpsc::
     let (mut turns, mut cuts, mut bookmarks) =
         (shared.turns.subscribe(), shared.cut_watches.subscribe(), shared.bookmarks.subscribe());
     let ends = Instant::now() + watch.timeout.unwrap_or(WATCH_FOR);
+    let mut wants_bookmark = false;
     loop {
         shared.while_hung().await;
         turns.borrow_and_update();
@@ -190,9 +191,14 @@ async fn stream(shared: Arc<Shared>, line: Line, mut watch: Watch, lines: mpsc::
         if is_over {
             return;
         }
+        if std::mem::take(&mut wants_bookmark) {
+            send_bookmark(&watch, &lines).await;
+        }
         tokio::select! {
+            // What has happened before a cut is told before it.
+            biased;
             _ = turns.changed() => {}
-            _ = bookmarks.changed() => send_bookmark(&watch, &lines).await,
+            _ = bookmarks.changed() => wants_bookmark = true,
             _ = lines.closed() => return,
             _ = sleep_until(ends) => {
                 send_bookmark(&watch, &lines).await;
@@ -219,6 +225,9 @@ async fn cut(how: Cut, line: &Line, lines: &mpsc::Sender<Bytes>) {
         let event =
             line_of(&json!({"type": "MODIFIED", "object": {"kind": "Pod", "metadata": {"name": "half"}}}));
         let _ = lines.send(event.slice(..event.len() / 2)).await;
+    }
+    if how != Cut::Reset {
+        // What was told is on its way, not lost with the connection.
         sleep(FLUSH_WITHIN).await;
     }
     line.0.send_replace(Some(how));

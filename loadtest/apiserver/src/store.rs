@@ -116,11 +116,6 @@ impl Store {
         self.compact();
     }
 
-    /// A revision that history still reaches back to, none below.
-    pub fn oldest(&self) -> u64 {
-        self.compacted
-    }
-
     fn note(&mut self, change: Change) {
         self.history.push_back(change);
         while self.history.len() > HISTORY_MAX {

@@ -69,20 +69,22 @@ pub fn replaced(call: &Call, old: &Value, mut new: Value) -> Result<Value, Failu
         return Ok(object);
     }
     for key in ["name", "uid", "creationTimestamp", "generation", "resourceVersion"] {
-        new["metadata"][key] = old["metadata"][key].clone();
+        carry(&old["metadata"], &mut new["metadata"], key);
     }
-    if let Some(status) = old.get("status") {
-        new["status"] = status.clone();
-    }
+    carry(old, &mut new, "status");
     if old.get("spec") != new.get("spec") {
         new["metadata"]["generation"] = (old["metadata"]["generation"].as_u64().unwrap_or(0) + 1).into();
     }
-    if new["metadata"]["generation"].is_null()
-        && let Some(metadata) = new["metadata"].as_object_mut()
-    {
-        metadata.remove("generation");
-    }
     Ok(new)
+}
+
+/// Lets `new` have at `key` what `old` has, or nothing.
+fn carry(old: &Value, new: &mut Value, key: &str) {
+    let Some(new) = new.as_object_mut() else { return };
+    match old.get(key) {
+        Some(value) => drop(new.insert(key.to_owned(), value.clone())),
+        None => drop(new.remove(key)),
+    }
 }
 
 /// An object after a patch, still to be [`replaced`].
@@ -127,6 +129,9 @@ pub fn scaled(resource: &Resource, old: &Value, scale: &Value) -> Result<Value, 
         return Err(Failure::invalid("Scale.autoscaling", name, "spec.replicas", &why));
     };
     let mut new = old.clone();
+    if !new["spec"].is_object() {
+        new["spec"] = json!({});
+    }
     new["spec"]["replicas"] = count.into();
     Ok(new)
 }
