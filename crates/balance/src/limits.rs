@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use model::units;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How the endpoint of a new session is picked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Smallest (sessions + handshakes in flight + 1) / weight, ties broken at random.
@@ -52,26 +53,27 @@ pub struct Settings {
 }
 
 /// Which endpoints may be picked.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
     /// When less than this share of the endpoints is ready, no session is moved for balance, and new ones are placed
-    /// on unready endpoints too: 0.0 (never) to 1.0. Terminating ones do not count.
+    /// on unready endpoints too. Draining ones do not count. 0: never.
     pub panic_threshold: f64,
-    /// Most sessions on one endpoint, handshakes in flight included. Default: no bound.
+    /// Most sessions of this replica on one endpoint, handshakes in flight included. When all are full, new ones are refused
+    /// (503). Default: no bound.
     pub sessions_per_endpoint_max: Option<u32>,
-    /// For this long after an endpoint became ready its arrivals are paced, new and moved sessions together. Zero: never.
+    /// For this long after an endpoint became ready its arrivals are paced, new and moved sessions together. 0s: never.
     #[serde(with = "units::duration")]
     pub slow_start_window: Duration,
-    /// Arrivals a second at an endpoint in its slow start window.
+    /// Arrivals a second at an endpoint in its slow start window, for the whole tier.
     pub slow_start_per_second: f64,
-    /// With `consistent_hash`: most sessions on an endpoint, as a multiple of its share: 1.0 to 10.0.
+    /// With `consistent_hash`: most sessions on an endpoint, as a multiple of its share; what is beyond goes to the next one.
     pub hash_load_max: f64,
     /// Present: endpoints of the own zone are preferred. Default: zones do not count.
     pub zone_aware: Option<ZoneAware>,
-    /// Failed dials or handshakes in a row after which an endpoint is left alone for `ejection_time`. Zero: never.
+    /// Failed dials or handshakes in a row after which an endpoint is left alone for `ejection_time`. 0: never.
     pub ejection_failures: u32,
-    /// Doubled each time it happens again soon, up to 16 times this.
+    /// For how long. Doubled each time it happens again soon, up to 16 times this.
     #[serde(with = "units::duration")]
     pub ejection_time: Duration,
 }
@@ -92,11 +94,10 @@ impl Default for Placement {
 }
 
 /// How far endpoints of the own zone are preferred.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ZoneAware {
-    /// An endpoint of the own zone is taken until its load exceeds that of the least-loaded one anywhere times this: 1.0
-    /// to 10.0.
+    /// An endpoint of the own zone is taken until its load exceeds that of the least-loaded one anywhere times this.
     pub imbalance_max: f64,
 }
 
@@ -107,10 +108,10 @@ impl Default for ZoneAware {
 }
 
 /// How many new sessions are let in. Clients that we moved ourselves always are.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admission {
-    /// New sessions a second, for the whole tier. Default: no bound.
+    /// New sessions a second, for the whole tier. Others are answered 503 with Retry-After. Default: no bound.
     pub sessions_per_second: Option<f64>,
     /// Sessions that may come at once beyond that. Default: one second's worth.
     pub burst: Option<u32>,
@@ -126,20 +127,22 @@ impl Default for Admission {
 }
 
 /// When sessions are moved, how many and how fast.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// False: sessions are placed and never moved for balance (draining endpoints are still emptied).
     pub enabled: bool,
     /// Moves start when an endpoint holds more than its target times this, or is as far below it (1.1: less than 0.9 times
-    /// its target): 1.0 to 10.0.
+    /// its target). With `consistent_hash`: times `hash_load_max` if that is more, and the low side does not count.
     pub start_ratio: f64,
     /// Moves stop when no endpoint holds more than its target times this, and none is lower than halfway into the band
-    /// (1.1 and 1.03: at least 0.935 times its target): 1.0 to `start_ratio`.
+    /// (1.1 and 1.03: at least 0.935 times its target; with several replicas, 0.9). With `consistent_hash` likewise, without
+    /// the low side.
     pub stop_ratio: f64,
     /// Moves start only when an endpoint is off its target, rounded down, by at least this many sessions.
     pub min_surplus: u32,
-    /// Changes of the endpoint set that follow each other within this time are one.
+    /// Changes of the endpoint set that follow each other within this time are one, at most 12 times this long. An endpoint
+    /// that vanishes is unready for this long (at most a quarter of `drain_deadline`) before it is drained.
     #[serde(with = "units::duration")]
     pub settle: Duration,
     /// An endpoint that was not there at the start is filled by moves only after it has been ready for this long.
@@ -148,15 +151,15 @@ pub struct Limits {
     /// Time between two checks for drift.
     #[serde(with = "units::duration")]
     pub interval: Duration,
-    /// Sessions younger than this are not moved.
+    /// Sessions younger than this are not moved for balance.
     #[serde(with = "units::duration")]
     pub min_age: Duration,
-    /// A client that was moved is not moved again within this time.
+    /// A client that was moved is not moved again for balance within this time.
     #[serde(with = "units::duration")]
     pub cooldown: Duration,
-    /// Moves a second for the whole tier. Default: 2 % of the pool's sessions, at least 10, at most 500.
+    /// Moves for balance a second, for the whole tier. Default: 2 % of the pool's sessions, 10 to 500.
     pub moves_per_second_max: Option<f64>,
-    /// Moves that have begun and not ended.
+    /// Moves for balance that have begun and not ended, at each replica.
     pub concurrent_moves_max: u32,
     /// Moves slow down when handshakes fail or take longer, or endpoints break sessions, and speed up again.
     pub adaptive_pace: bool,
@@ -166,10 +169,10 @@ pub struct Limits {
     /// A client that was closed counts as on its way back for this long.
     #[serde(with = "units::duration")]
     pub return_timeout: Duration,
-    /// When less than this share of the moved clients comes back, no more are moved: 0.0 (never mind) to 1.0.
+    /// When less than this share of the moved clients comes back, no more are moved for balance. 0: never mind.
     pub min_return_ratio: f64,
     /// Moves that may be under way before the first client has come back, for the whole tier but at least 4 at each
-    /// gateway replica: 1 to 1000. More as clients return.
+    /// gateway replica (or this, if less). More as clients return.
     pub probe_moves: u32,
     /// After the return guard stopped the moves, it tries again with half of `probe_moves` after this time.
     #[serde(with = "units::duration")]
@@ -177,9 +180,9 @@ pub struct Limits {
     /// Sessions older than this are moved, at the pace of all moves. Default: never.
     #[serde(with = "units::optional_duration")]
     pub max_age: Option<Duration>,
-    /// Each session's own maximum age differs by up to this share either way: 0.0 to 1.0.
+    /// Each session's own maximum age differs by up to this share either way.
     pub max_age_jitter: f64,
-    /// Most of the moves within `tenant_window` that one tenant's sessions may be: above 0.0, to 1.0 (no cap).
+    /// Most of the moves within `tenant_window` that one tenant's sessions may be. Needs the pool's `tenant`. 1: no cap.
     pub tenant_share_max: f64,
     /// Over which time `tenant_share_max` counts.
     #[serde(with = "units::duration")]

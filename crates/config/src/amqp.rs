@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use balance::victims::Preference;
 use model::PoolName;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::units;
 
 /// Which connections go to which pool.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AmqpRoute {
-    /// The user who logs in. Absent: anybody, whatever the mechanism.
+    /// The user who logs in by PLAIN or AMQPLAIN: 1 to 255 bytes. Default: anybody, whatever the mechanism.
     #[serde(default)]
     pub user: Option<String>,
-    /// The virtual host that is opened. Absent: any.
+    /// The virtual host that is opened: 1 to 255 bytes. Default: any.
     #[serde(default)]
     pub vhost: Option<String>,
-    /// Where it goes.
+    /// Where it goes. A pool speaks one protocol.
     pub pool: PoolName,
-    /// Most connections at once through this route. Default: only `limits.connections_max`.
+    /// Most connections at once through this route. Default: no bound.
     #[serde(default)]
     pub connections_max: Option<usize>,
     /// Whether its sessions are moved before or after others.
@@ -31,11 +32,11 @@ pub struct AmqpRoute {
 }
 
 /// AMQP details of a pool.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Amqp {
-    /// Sessions migrate while their client stays. False: the login is forgotten once the connection is open, and a session
-    /// is moved by a close.
+    /// True: a session migrates, and its client stays; its login is kept in memory for that. False: the login is forgotten
+    /// once the connection is open, and a session is moved by a close.
     pub seamless: bool,
     /// How much is done for the order of messages.
     pub order: MessageOrder,
@@ -50,7 +51,7 @@ pub struct Amqp {
     /// How long acks are held back so that a consumer's prefetch fills up.
     #[serde(with = "units::duration")]
     pub saturate_timeout: Duration,
-    /// How long a client has to acknowledge what it was delivered.
+    /// How long a client has to acknowledge what it was delivered; ten times that when its endpoint drains.
     #[serde(with = "units::duration")]
     pub settle_timeout: Duration,
     /// How long an endpoint has to confirm what was published, while the client waits.
@@ -62,15 +63,15 @@ pub struct Amqp {
     /// How long a former connection stays open after the last ack.
     #[serde(with = "units::duration")]
     pub linger: Duration,
-    /// How long it stays open at the very most.
+    /// How long it stays open at the very most. Not below `linger`.
     #[serde(with = "units::duration")]
     pub linger_max: Duration,
     /// How long a peer has for its CloseOk.
     #[serde(with = "units::duration")]
     pub close_timeout: Duration,
-    /// Tell endpoints the client's address by PROXY protocol v2.
+    /// Tell endpoints the client's address by PROXY protocol v2. They must expect it.
     pub proxy_protocol: bool,
-    /// Whether endpoints answer.
+    /// How endpoints are asked whether they answer: by the beginning of a handshake.
     pub probe: Probe,
 }
 
@@ -96,7 +97,7 @@ impl Default for Amqp {
 }
 
 /// How much is done for the order of messages in a migration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageOrder {
     /// Publishes are confirmed behind the client's back, and a consumer is cancelled only when nothing is on its way to it.
@@ -107,7 +108,7 @@ pub enum MessageOrder {
 }
 
 /// What a rebalance does with a session that can not migrate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenPinned {
     /// It stays where it is.
@@ -118,7 +119,7 @@ pub enum WhenPinned {
 }
 
 /// What is taken for granted of queues that a client consumes from and has not declared itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ForeignQueues {
     /// Nothing: such a session does not migrate.
@@ -129,10 +130,10 @@ pub enum ForeignQueues {
 }
 
 /// How endpoints are asked whether they answer: by the beginning of an AMQP handshake.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Probe {
-    /// Time between two questions. 0: never asked.
+    /// Time between two questions. 0s: never asked.
     #[serde(with = "units::duration")]
     pub interval: Duration,
     /// Longest wait for an answer.

@@ -136,9 +136,9 @@ impl Check<'_> {
             self.warn(&path.key("linger"), message);
         }
         let probe = path.key("probe");
-        if !amqp.probe.interval.is_zero() {
-            self.duration(&probe.key("interval"), amqp.probe.interval, MS * 100..=HOUR);
-        }
+        // Zero is never.
+        let interval = Some(amqp.probe.interval).filter(|interval| !interval.is_zero());
+        self.duration(&probe.key("interval"), interval, MS * 100..=HOUR);
         self.duration(&probe.key("timeout"), amqp.probe.timeout, MS..=MINUTE);
         self.number(&probe.key("failures"), amqp.probe.failures, 1..=100);
     }

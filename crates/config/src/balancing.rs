@@ -104,6 +104,7 @@ impl Check<'_> {
         self.number(&path.key("start_ratio"), limits.start_ratio, 1.0..=10.0);
         // A start ratio that is wrong itself is told once.
         let most = limits.start_ratio.clamp(1.0, 10.0);
+        self.range(&path.key("stop_ratio"), "1", "start_ratio".to_owned());
         if !(1.0..=most).contains(&limits.stop_ratio) {
             let message = format!("found {}, expected 1 to `start_ratio` ({most})", limits.stop_ratio);
             self.fail(&path.key("stop_ratio"), message);
@@ -130,9 +131,7 @@ impl Check<'_> {
         for (key, value, least, most) in times {
             self.duration(&path.key(key), value, least..=most);
         }
-        if let Some(age) = limits.max_age {
-            self.duration(&path.key("max_age"), age, MS * 100..=DAY * 365);
-        }
+        self.duration(&path.key("max_age"), limits.max_age, MS * 100..=DAY * 365);
     }
 
     fn paces(&mut self, limits: &Limits, path: &Path) {

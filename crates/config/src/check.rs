@@ -19,7 +19,27 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Checks everything and collects all complaints, in the file's order.
 pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors> {
-    let mut check = Check { tree, problems: Vec::new(), warnings: Vec::new() };
+    let mut check = checked(config, tree);
+    check.problems.sort();
+    check.warnings.sort();
+    if check.problems.is_empty() { Ok(check.warnings) } else { Err(Errors(check.problems)) }
+}
+
+/// The range of every number and time of `config`, as the checks hold it: the reference is written from these.
+pub(crate) fn ranges(config: &Config, tree: &Tree) -> Vec<Range> {
+    checked(config, tree).ranges
+}
+
+/// From where to where a value may be, both included, as they are written.
+pub(crate) struct Range {
+    pub(crate) path: Path,
+    pub(crate) least: String,
+    /// None: no bound of its own.
+    pub(crate) most: Option<String>,
+}
+
+fn checked<'a>(config: &Config, tree: &'a Tree) -> Check<'a> {
+    let mut check = Check { tree, problems: Vec::new(), warnings: Vec::new(), ranges: Vec::new() };
     let root = Path::default();
     check.listeners(config, &root.key("listeners"));
     check.routes(config, &root.key("routes"));
@@ -31,18 +51,22 @@ pub(crate) fn check(config: &Config, tree: &Tree) -> Result<Vec<Warning>, Errors
     check.number(&root.key("workers"), config.workers, 1..=1024);
     check.number(&root.key("replicas"), config.replicas, 1..=1000);
     check.cluster(config, &root);
-    check.problems.sort();
-    check.warnings.sort();
-    if check.problems.is_empty() { Ok(check.warnings) } else { Err(Errors(check.problems)) }
+    check
 }
 
 pub(crate) struct Check<'a> {
     tree: &'a Tree,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
+    ranges: Vec<Range>,
 }
 
 impl Check<'_> {
+    /// Notes a range for the reference.
+    pub(crate) fn range(&mut self, path: &Path, least: impl Into<String>, most: impl Into<Option<String>>) {
+        self.ranges.push(Range { path: path.clone(), least: least.into(), most: most.into() });
+    }
+
     pub(crate) fn fail(&mut self, path: &Path, message: impl Into<String>) {
         self.problems.push(Problem::new(self.tree.place(path), path, message));
     }
@@ -57,6 +81,7 @@ impl Check<'_> {
         value: impl Into<Option<N>>,
         allowed: RangeInclusive<N>,
     ) {
+        self.range(path, allowed.start().to_string(), allowed.end().to_string());
         if let Some(value) = value.into()
             && !allowed.contains(&value)
         {
@@ -74,17 +99,26 @@ impl Check<'_> {
     }
 
     pub(crate) fn at_least_one(&mut self, path: &Path, value: Option<usize>) {
+        self.range(path, "1", None);
         if value == Some(0) {
             self.fail(path, "found 0, expected 1 or more; leave the key out for no bound of its own");
         }
     }
 
-    pub(crate) fn duration(&mut self, path: &Path, value: Duration, allowed: RangeInclusive<Duration>) {
-        if !allowed.contains(&value) {
-            let words = |d: &Duration| rules::duration_text(*d);
-            let (least, most) = (words(allowed.start()), words(allowed.end()));
+    pub(crate) fn duration(
+        &mut self,
+        path: &Path,
+        value: impl Into<Option<Duration>>,
+        allowed: RangeInclusive<Duration>,
+    ) {
+        let words = |d: &Duration| rules::duration_text(*d);
+        let (least, most) = (words(allowed.start()), words(allowed.end()));
+        if let Some(value) = value.into()
+            && !allowed.contains(&value)
+        {
             self.fail(path, format!("found {}, expected {least} to {most}", words(&value)));
         }
+        self.range(path, least, most);
     }
 
     pub(crate) fn rule(&mut self, path: &Path, outcome: Result<(), String>) {
@@ -261,8 +295,6 @@ impl Check<'_> {
         for (key, value, most) in waits {
             self.duration(&path.key(key), value, MS..=most);
         }
-        if let Some(idle) = limits.idle_timeout {
-            self.duration(&path.key("idle_timeout"), idle, MS..=DAY * 30);
-        }
+        self.duration(&path.key("idle_timeout"), limits.idle_timeout, MS..=DAY * 30);
     }
 }

@@ -2,34 +2,37 @@
 //!
 //! Not here: what is asked of the API and what an answer means (`cluster`), how names are resolved (`discovery`).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::units;
 
 /// A Service whose EndpointSlices name a pool's endpoints.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KubernetesPool {
-    /// Name of the Service. Its type does not matter; a headless one will do.
+    /// The Service, of any type; a headless one will do.
     pub service: String,
     /// Its namespace. Default: the gateway's own.
     #[serde(default)]
     pub namespace: Option<String>,
-    /// Which of its ports. Default: the only one.
+    /// Which of its ports: the name it has in the Service, or the number on which the Pods listen. Default: the only one.
     #[serde(default)]
     pub port: Option<ServicePort>,
     /// Keep the annotation `controller.kubernetes.io/pod-deletion-cost` of its Pods in step with their sessions, so that a
-    /// scale-in takes the emptiest one.
+    /// scale-in takes the emptiest one. Needs `patch pods`.
     #[serde(default)]
     pub deletion_cost: bool,
 }
 
 /// A port of a Service: by its name, or by the number on which the Pods listen (its `targetPort`).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(untagged)]
 pub enum ServicePort {
     /// As the Service names it.
     Name(String),
@@ -49,6 +52,21 @@ impl fmt::Display for ServicePort {
 impl<'de> Deserialize<'de> for ServicePort {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(ServicePortVisitor)
+    }
+}
+
+impl JsonSchema for ServicePort {
+    fn schema_name() -> Cow<'static, str> {
+        "ServicePort".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["string", "integer"],
+            "x-type": "name or number",
+            "minimum": 1,
+            "maximum": 65_535,
+        })
     }
 }
 
@@ -83,12 +101,13 @@ impl Visitor<'_> for ServicePortVisitor {
 }
 
 /// A name whose addresses are a pool's endpoints.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsPool {
-    /// The name to resolve; relative to the search list of the system unless it ends with a dot.
+    /// What is resolved; relative to the search list of the system unless it ends with a dot.
     pub name: String,
-    /// Where the addresses (A and AAAA) are dialed. Absent: SRV records of `name` say it, and weights with it.
+    /// With a port A and AAAA records are asked for, without one SRV records, which have weights too. Default: SRV records say
+    /// it.
     #[serde(default)]
     pub port: Option<u16>,
     /// Longest time between two questions; a shorter TTL is respected, down to one second.
@@ -97,10 +116,10 @@ pub struct DnsPool {
 }
 
 /// The gateway's own replicas: the ready endpoints of its own headless Service.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// Name of the Service that selects the gateway's Pods.
+    /// The Service that selects the gateway's Pods; a headless one will do.
     pub service: String,
     /// Its namespace. Default: the gateway's own.
     #[serde(default)]
@@ -111,10 +130,10 @@ pub struct Tier {
     /// Whether a replica that holds far more sessions than the others closes some, so that they land elsewhere.
     #[serde(default)]
     pub balance: TierBalance,
-    /// It begins when the own sessions exceed the mean of all replicas times this: 1.0 to 10.0.
+    /// It begins when the own sessions exceed the mean of all replicas times this.
     #[serde(default = "tier_start_ratio")]
     pub start_ratio: f64,
-    /// It ends when they no longer exceed the mean times this: 1.0 to `start_ratio`.
+    /// It ends when they no longer exceed the mean times this.
     #[serde(default = "tier_stop_ratio")]
     pub stop_ratio: f64,
     /// It begins only when the own sessions exceed the mean by at least this many.
@@ -143,7 +162,7 @@ impl Tier {
 }
 
 /// Whether sessions are levelled across the gateway's replicas.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TierBalance {
     /// Replicas are counted, nothing is closed for their sake.
@@ -154,7 +173,7 @@ pub enum TierBalance {
 }
 
 /// How the gateway behaves towards the Kubernetes API.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kubernetes {
     /// Write a Kubernetes Event on a pool's Service when a plan starts, finishes or is stopped by a guard.

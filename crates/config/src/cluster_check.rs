@@ -104,6 +104,7 @@ impl Check<'_> {
         self.number(&path.key("start_ratio"), tier.start_ratio, 1.0..=10.0);
         // A start ratio that is wrong itself is told once.
         let most = tier.start_ratio.clamp(1.0, 10.0);
+        self.range(&path.key("stop_ratio"), "1", "start_ratio".to_owned());
         if !(1.0..=most).contains(&tier.stop_ratio) {
             let message = format!("found {}, expected 1 to `start_ratio` ({most})", tier.stop_ratio);
             self.fail(&path.key("stop_ratio"), message);

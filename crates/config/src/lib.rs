@@ -1,7 +1,8 @@
 //! The configuration: text in, a checked [`Config`] out, with every complaint at its key, line and column.
 //!
 //! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] and [`AmqpRouter`] apply the routes, [`Key`]
-//! finds a key in a request, [`explain`] tells an operator what the file means. Not here: reading files, watching them, looking at the
+//! finds a key in a request, [`explain`] tells an operator what the file means, [`json_schema`] an editor and [`reference`] a reader what
+//! may be in it. Not here: reading files, watching them, looking at the
 //! machine (whether a certificate exists, how many descriptors there are).
 
 mod amqp;
@@ -14,8 +15,10 @@ mod cluster_check;
 mod endpoints;
 mod error;
 mod explain;
+mod json_schema;
 mod key;
 mod parse;
+pub mod reference;
 mod router;
 mod rules;
 pub mod schema;
@@ -29,6 +32,7 @@ pub use cluster::{DnsPool, Kubernetes, KubernetesPool, ServicePort, Tier, TierBa
 pub use endpoints::{Source, parse_endpoints};
 pub use error::{Errors, Problem, Warning};
 pub use explain::explain;
+pub use json_schema::json_schema;
 pub use key::Key;
 pub use parse::{Checked, parse};
 pub use router::{Router, match_route};

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::{Check, DAY};
@@ -18,14 +19,15 @@ const ANSWERS_MAX: Duration = Duration::from_secs(8);
 const EXIT_MAX: Duration = Duration::from_secs(1);
 
 /// What happens on SIGTERM: not ready at once, sessions are closed at an even pace, the process ends within `grace`.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// From SIGTERM to the end of the process: the Pod's terminationGracePeriodSeconds. 1 s to 1 d.
+    /// From SIGTERM to the end of the process: the Pod's `terminationGracePeriodSeconds`. The closes are spread over it, less
+    /// 8 s for the last answers (less a third where that is shorter).
     #[serde(with = "units::duration")]
     pub grace: Duration,
-    /// New clients are taken for this long after SIGTERM: until everybody knows that this replica goes. At most the
-    /// time over which sessions are closed.
+    /// New clients are still taken for this long after SIGTERM, while the replica is not ready already: until everybody knows
+    /// that it goes. At most the time over which sessions are closed.
     #[serde(with = "units::duration")]
     pub propagation: Duration,
 }
@@ -51,6 +53,7 @@ impl Shutdown {
         let grace = Duration::from_secs(1)..=DAY;
         check.duration(&path.key("grace"), self.grace, grace);
         let most = self.drain_time();
+        check.range(&path.key("propagation"), "0s", "grace less 8s".to_owned());
         if self.propagation > most {
             let (found, most) = (duration_text(self.propagation), duration_text(most));
             let message = format!(

@@ -49,6 +49,14 @@ impl Path {
         self.with(Step::Index(index))
     }
 
+    /// The names and places of its steps, from the root: a key, or `None` for an entry of a list.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = Option<&str>> {
+        self.0.iter().map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+    }
+
     pub(crate) fn parent(mut self) -> Self {
         self.0.pop();
         self

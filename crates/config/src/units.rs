@@ -2,11 +2,13 @@
 
 use base64::Engine;
 pub use model::units::{duration, optional_duration, secs};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error};
 
 /// Bytes written as base64 (RFC 4648 section 4).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Base64(pub Vec<u8>);
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(transparent)]
+pub struct Base64(#[schemars(with = "String", extend("contentEncoding" = "base64"))] pub Vec<u8>);
 
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

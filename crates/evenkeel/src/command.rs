@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT.
     Gateway {
-        /// The configuration: docs/configuration.md lists every key. Read again on SIGHUP and when it changes.
+        /// The configuration: docs/configuration-reference.md lists every key. Read again on SIGHUP and when it changes.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
         /// Write the addresses it listens on to this file, as JSON, once it does.
@@ -43,6 +43,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print the JSON schema of the configuration, for editors.
+    Schema,
     #[command(flatten)]
     Operate(Operation),
 }
@@ -59,6 +61,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match arguments.command {
         Command::Check { config } => check(&config),
+        Command::Schema => schema(),
         Command::Operate(operation) => operate::run(&operation),
         Command::Gateway { config, address_file } => match load(&config) {
             Err(error) => refuse(&error),
@@ -97,6 +100,12 @@ fn check(path: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the schema is what the command is for")]
+fn schema() -> ExitCode {
+    println!("{:#}", config::json_schema());
+    ExitCode::SUCCESS
 }
 
 fn refuse(error: &anyhow::Error) -> ExitCode {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{EndpointId, PoolName, Zone};
@@ -14,8 +15,9 @@ use crate::{EndpointId, PoolName, Zone};
 ///
 /// There is no weight 0: an endpoint that should get nothing is [`EndpointState::Terminating`] (its sessions
 /// leave) or [`EndpointState::Unready`] (they stay).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("maximum" = 1000))]
 pub struct Weight(NonZeroU16);
 
 impl Weight {
@@ -66,7 +68,7 @@ impl fmt::Display for WeightError {
 impl std::error::Error for WeightError {}
 
 /// What may be done with an endpoint; the names are Kubernetes' endpoint conditions.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointState {
     /// Takes new sessions.
@@ -74,7 +76,9 @@ pub enum EndpointState {
     Ready,
     /// Takes no new session; those it has stay.
     Unready,
-    /// Takes no new session; those it has are moved by a deadline. Written `draining` in files.
+    /// Takes no new session; those it has are moved by a deadline.
+    ///
+    /// Written `draining` in files.
     #[serde(rename = "draining", alias = "terminating")]
     Terminating,
 }
