@@ -1,4 +1,5 @@
-//! The metrics: one function for each, so that names and labels stand in one place. docs/metrics.md lists them.
+//! The metrics: one function for each, so that names and labels stand in one place. docs/metrics.md
+//! is written from them.
 //!
 //! Labels are bounded: pool, outcome, reason, direction. Never a session, a client or an endpoint.
 
@@ -15,14 +16,14 @@ use session::{Initiator, Leg};
 
 use crate::slot::CutReason;
 
-/// Help texts, as they stand above each metric: what docs/metrics.md says in a line.
+/// Help texts, as they stand above each metric and in docs/metrics.md.
 const COUNTERS: [(&str, &str); 26] = [
     ("evenkeel_accepted_connections_total", "Sockets accepted"),
-    ("evenkeel_rejected_total", "Connections and requests answered by the gateway itself, by reason"),
+    ("evenkeel_rejected_total", "Connections and requests that the gateway answered itself, by reason"),
     ("evenkeel_bytes_total", "Bytes relayed in tunnels"),
     ("evenkeel_messages_total", "Data messages of ended sessions"),
     ("evenkeel_reloads_total", "Reloads of the configuration or a certificate"),
-    ("evenkeel_sessions_total", "WebSocket sessions ever opened"),
+    ("evenkeel_sessions_total", "Sessions ever opened"),
     ("evenkeel_session_ends_total", "Ended sessions, by who began the end or what cut it"),
     ("evenkeel_opaque_sessions_total", "Sessions pinned by a malformed frame"),
     ("evenkeel_http_requests_total", "Plain requests answered by endpoints, by class of status"),
@@ -34,35 +35,47 @@ const COUNTERS: [(&str, &str); 26] = [
     ("evenkeel_moves_total", "What became of moves and of the moved clients"),
     ("evenkeel_plans_total", "Times that levelling began, by what set it off"),
     ("evenkeel_pace_lowered_total", "Times that moves were slowed down, by what was seen"),
-    ("evenkeel_guard_stops_total", "Times that moves were stopped because clients did not come back"),
-    ("evenkeel_ejections_total", "Times that an endpoint was left alone after failures in a row"),
+    ("evenkeel_guard_stops_total", "Times that moves were stopped because too few clients came back"),
+    (
+        "evenkeel_ejections_total",
+        "Times that an endpoint was left alone after failures in a row; which one is in the log",
+    ),
     ("evenkeel_admitted_sessions_total", "Sessions that were let in and opened"),
-    ("evenkeel_refused_sessions_total", "Upgrade requests that were given none, by reason"),
+    ("evenkeel_refused_sessions_total", "Clients that were given no session, by reason"),
     ("evenkeel_migrations_total", "Migrations that were tried, by what became of them"),
     ("evenkeel_migration_aborts_total", "Migrations that were given up before the switch, by reason"),
-    ("evenkeel_probe_failures_total", "Probes that an AMQP endpoint did not answer"),
+    (
+        "evenkeel_probe_failures_total",
+        "Probes that an AMQP endpoint did not answer in time with its connection.start",
+    ),
     ("evenkeel_events_total", "Kubernetes Events, by what became of them"),
     ("evenkeel_upstream_replaced_total", "Sessions whose endpoint failed, by what became of them"),
 ];
 const GAUGES: [(&str, &str); 16] = [
     ("evenkeel_connections", "Client connections now, tunnels and plain HTTP"),
-    ("evenkeel_connections_max", "Bound of the client connections"),
-    ("evenkeel_sessions", "Open WebSocket sessions"),
+    (
+        "evenkeel_connections_max",
+        "Bound of the client connections: limits.connections_max, or what the file descriptors allow",
+    ),
+    ("evenkeel_sessions", "Open sessions"),
     ("evenkeel_sessions_pinned", "Sessions that can not be moved, by reason"),
     ("evenkeel_away_clients", "Clients that were closed and are expected back"),
     ("evenkeel_imbalance_ratio", "Largest sessions / target of the ready endpoints; 1 is level"),
     ("evenkeel_endpoints", "Endpoints by state"),
     ("evenkeel_pool_state", "1 for what the planner is about, 0 for every other state"),
     ("evenkeel_moves_per_second_max", "Moves a second that this replica may begin now"),
-    ("evenkeel_pace_factor_ratio", "Share of the configured pace that what is seen to happen leaves"),
-    ("evenkeel_guard_away_clients_max", "Moved clients that may be away at once"),
+    (
+        "evenkeel_pace_factor_ratio",
+        "Share of the configured pace that what is seen to happen leaves; 1 is all of it",
+    ),
+    ("evenkeel_guard_away_clients_max", "Moved clients that may be away at once; it grows as they return"),
     ("evenkeel_tier_replicas", "Ready gateway replicas, this one included"),
-    ("evenkeel_tier_counted_replicas", "Those of them whose sessions are known, this one included"),
+    ("evenkeel_tier_counted_replicas", "Those of the ready replicas whose sessions are known, this one included"),
     ("evenkeel_tier_imbalance_ratio", "Sessions here / mean of the gateway replicas; 1 until all are known"),
     ("evenkeel_tier_state", "1 for what is done about the tier, 0 for every other state"),
     (
         "evenkeel_source_ports_used_ratio",
-        "Share of the source ports towards the busiest endpoint that is taken",
+        "Share of the source ports towards the busiest endpoint that is taken; warned about at 0.8",
     ),
 ];
 
@@ -207,12 +220,14 @@ pub fn opaque(pool: &PoolName) {
 
 /// Messages and bytes that were meant for `leg` and went nowhere.
 pub fn undeliverable(pool: &PoolName, leg: Leg, messages: u64, bytes: u64) {
-    for (name, n) in
-        [("evenkeel_undeliverable_messages_total", messages), ("evenkeel_undeliverable_bytes_total", bytes)]
-    {
-        if n > 0 {
-            counter!(name, "pool" => pool.to_string(), "direction" => direction(leg)).increment(n);
-        }
+    let (pool, direction) = (pool.to_string(), direction(leg));
+    if messages > 0 {
+        counter!("evenkeel_undeliverable_messages_total", "pool" => pool.clone(), "direction" => direction)
+            .increment(messages);
+    }
+    if bytes > 0 {
+        counter!("evenkeel_undeliverable_bytes_total", "pool" => pool, "direction" => direction)
+            .increment(bytes);
     }
 }
 

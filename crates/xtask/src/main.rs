@@ -1,4 +1,4 @@
-//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `fuzz`, `setup`, `rabbitmq`.
+//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `fuzz`, `setup`, `rabbitmq`.
 //!
 //! A rule that matters is a program here, so that neither memory nor review has to hold it. Everything is called
 //! through ordinary tools (cargo, npm, pip); there is no other build system. Not here: the tests themselves.
@@ -14,9 +14,11 @@ mod broker;
 mod fuzz;
 mod metadata;
 mod purity;
+mod reference;
 mod setup;
 mod source;
 mod steps;
+mod telemetry;
 mod test;
 mod tidy;
 mod tree;
@@ -37,10 +39,12 @@ enum Chore {
         #[arg(long)]
         long: bool,
     },
-    /// Sizes, headers, links, licences, metric names: what a reader notices first.
+    /// Sizes, headers, links, licences, stale references: what a reader notices first.
     Tidy,
     /// Which crate may import which, and what the pure crates must not know.
     Purity,
+    /// Writes the pages that come from the source: keys of the configuration, metrics.
+    Reference,
     /// Runs fuzz targets on stable Rust.
     Fuzz {
         /// Time for each target.
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Test { long } => test::run(&root, long),
         Chore::Tidy => tidy::run(&root).and_then(report),
         Chore::Purity => purity::run(&root).and_then(report),
+        Chore::Reference => reference::run(&root),
         Chore::Fuzz { minutes, target } => fuzz::run(&root, minutes, target.as_deref()).map(|_| true),
         Chore::Setup => setup::run(&root).map(|told| {
             println!("{told}");

@@ -27,7 +27,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("rabbitmq", &[]),
     ("fleet", &["amqp", "config", "evenkeel", "model", "rabbitmq", "scenario"]),
     ("sim", &["balance", "config", "model", "scenario", "session", "ws"]),
-    ("xtask", &["rabbitmq"]),
+    ("xtask", &["config", "rabbitmq"]),
 ];
 
 /// Crates without clock, random source, socket, thread, environment, file or hash order.

@@ -11,10 +11,21 @@ pub struct Source {
     pub code: String,
     /// Only comments.
     pub comments: String,
-    /// Each string literal with the line it starts on, from 0.
-    pub strings: Vec<(usize, String)>,
+    /// Each string literal.
+    pub literals: Vec<Literal>,
     /// The first line of `#[cfg(test)] mod`, from 0, or the number of lines.
     pub tests_from: usize,
+}
+
+/// A string literal: what is between its quotes, as it is written.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Literal {
+    /// Where it starts, from 0.
+    pub line: usize,
+    /// Where its quotes start and end, in characters.
+    pub start: usize,
+    pub end: usize,
+    pub text: String,
 }
 
 /// A function: where it starts, from 0, and how many lines it has, signature included.
@@ -37,16 +48,17 @@ impl Source {
     pub fn new(text: &str) -> Self {
         let chars: Vec<char> = text.chars().collect();
         let mut source =
-            Self { code: String::new(), comments: String::new(), strings: Vec::new(), tests_from: 0 };
+            Self { code: String::new(), comments: String::new(), literals: Vec::new(), tests_from: 0 };
         let mut at = 0;
         let mut line = 0;
         while at < chars.len() {
             let (view, end) = token(&chars, at);
             if view == View::Literal && chars[at] != '\'' {
                 let literal: String = chars[at..end].iter().collect();
-                let inside =
-                    literal.trim_start_matches(['b', 'c', 'r', '#', '"']).trim_end_matches(['#', '"']);
-                source.strings.push((line, inside.to_owned()));
+                let inside = literal.split_once('"').map_or("", |(_, rest)| rest);
+                let text = inside.trim_end_matches('#');
+                let text = text.strip_suffix('"').unwrap_or(text).to_owned();
+                source.literals.push(Literal { line, start: at, end, text });
             }
             for &c in &chars[at..end] {
                 let blank = if c == '\n' { '\n' } else { ' ' };
@@ -209,7 +221,8 @@ mod tests {
         assert!(!source.code.contains(['{', '}']) && source.code.contains("&'a str"), "{}", source.code);
         assert_eq!(source.code.len(), text.len());
         assert!(source.comments.contains("// fn y") && source.comments.contains("nested"));
-        assert_eq!(source.strings[0], (0, "fn x() { // no".to_owned()));
+        let literal = Literal { line: 0, start: 8, end: 24, text: "fn x() { // no".into() };
+        assert_eq!(source.literals[0], literal);
     }
 
     #[test]

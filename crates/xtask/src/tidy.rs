@@ -3,10 +3,10 @@
 //! Each rule takes text and gives findings, so that it is tested without files. What only one machine could say
 //! (speed, coverage) is not here, nor what clippy already says.
 
-use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::metadata::Packages;
+use crate::reference;
 use crate::source::{Source, has_word};
 use crate::tree::{File, root_entries, text_files};
 
@@ -33,8 +33,6 @@ const LICENSES: [&str; 10] = [
     "Unlicense",
     "Zlib",
 ];
-const METRICS_DOCUMENT: &str = "docs/metrics.md";
-const METRIC_PREFIX: &str = "evenkeel_";
 
 /// All findings; empty when the tree is tidy.
 ///
@@ -43,7 +41,7 @@ const METRIC_PREFIX: &str = "evenkeel_";
 pub fn run(root: &Path) -> anyhow::Result<Vec<String>> {
     let files = text_files(root)?;
     let mut findings: Vec<String> = files.iter().flat_map(judge_file).collect();
-    findings.extend(judge_metrics(&files));
+    findings.extend(reference::judge(&files)?);
     let exists = |path: &Path| root.join(path).exists();
     findings.extend(files.iter().flat_map(|file| judge_links(file, exists)));
     findings.extend(judge_root(&root_entries(root)?));
@@ -162,35 +160,6 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// Every metric of the source is in the document: telemetry is an interface.
-fn judge_metrics(files: &[File]) -> Vec<String> {
-    let document = files.iter().find(|file| file.path == METRICS_DOCUMENT).map_or("", |file| &file.text);
-    let documented: BTreeSet<&str> =
-        document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    let mut findings = Vec::new();
-    for file in files.iter().filter(|f| f.path.starts_with("crates/") && f.path.contains("/src/")) {
-        if !file.path.ends_with(".rs") || file.path.starts_with("crates/xtask/") {
-            continue;
-        }
-        let source = Source::new(&file.text);
-        for (line, text) in source.strings.iter().filter(|(line, _)| *line < source.tests_from) {
-            if is_metric(text) && !documented.contains(text.as_str()) {
-                findings.push(format!(
-                    "{}:{}: metric {text} is not in {METRICS_DOCUMENT}",
-                    file.path,
-                    line + 1
-                ));
-            }
-        }
-    }
-    findings
-}
-
-fn is_metric(text: &str) -> bool {
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    text.strip_prefix(METRIC_PREFIX).is_some_and(|rest| !rest.is_empty() && rest.chars().all(legal))
-}
-
 fn judge_packages(packages: &Packages) -> Vec<String> {
     let mut findings = Vec::new();
     for package in packages.by_id.values() {
@@ -306,15 +275,6 @@ mod tests {
         assert!(judge_links(&file("docs/b.md", "[a](a.md) [a](../docs/a.md)\n"), exists).is_empty());
         let findings = judge_links(&file("docs/b.md", "[a](c.md)\n"), exists);
         assert_eq!(findings, ["docs/b.md:1: link to c.md, which does not exist"]);
-    }
-
-    #[test]
-    fn a_metric_without_a_line_in_the_document_is_found() {
-        let source = file("crates/gateway/src/a.rs", "counter!(\"evenkeel_moves_total\");\n");
-        let document = |text| file(METRICS_DOCUMENT, text);
-        assert_eq!(judge_metrics(&[document("`evenkeel_moves_total` counts"), source]).len(), 0);
-        let source = file("crates/gateway/src/a.rs", "counter!(\"evenkeel_moves_total\");\n");
-        assert_eq!(judge_metrics(&[document("`evenkeel_moves_total_more`"), source]).len(), 1);
     }
 
     #[test]
