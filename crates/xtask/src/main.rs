@@ -1,4 +1,4 @@
-//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `fuzz`, `setup`, `rabbitmq`.
+//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `book`, `fuzz`, `setup`, `rabbitmq`.
 //!
 //! A rule that matters is a program here, so that neither memory nor review has to hold it. Everything is called
 //! through ordinary tools (cargo, npm, pip); there is no other build system. Not here: the tests themselves.
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod book;
 mod broker;
 mod fuzz;
 mod metadata;
@@ -45,6 +46,8 @@ enum Chore {
     Purity,
     /// Writes the pages that come from the source: keys of the configuration, metrics.
     Reference,
+    /// Builds the documents as a book into target/book; installs mdbook when it is missing.
+    Book,
     /// Runs fuzz targets on stable Rust.
     Fuzz {
         /// Time for each target.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Chore::Test { long } => test::run(&root, long),
         Chore::Tidy => tidy::run(&root).and_then(report),
         Chore::Purity => purity::run(&root).and_then(report),
+        Chore::Book => book::build(&root).map(|_| true),
         Chore::Reference => reference::run(&root),
         Chore::Fuzz { minutes, target } => fuzz::run(&root, minutes, target.as_deref()).map(|_| true),
         Chore::Setup => setup::run(&root).map(|told| {

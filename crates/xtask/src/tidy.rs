@@ -3,12 +3,12 @@
 //! Each rule takes text and gives findings, so that it is tested without files. What only one machine could say
 //! (speed, coverage) is not here, nor what clippy already says.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use crate::metadata::Packages;
-use crate::reference;
 use crate::source::{Source, has_word};
 use crate::tree::{File, root_entries, text_files};
+use crate::{book, reference};
 
 /// Lines of a file before its tests.
 const FILE_LINES_MAX: usize = 700;
@@ -42,8 +42,7 @@ pub fn run(root: &Path) -> anyhow::Result<Vec<String>> {
     let files = text_files(root)?;
     let mut findings: Vec<String> = files.iter().flat_map(judge_file).collect();
     findings.extend(reference::judge(&files)?);
-    let exists = |path: &Path| root.join(path).exists();
-    findings.extend(files.iter().flat_map(|file| judge_links(file, exists)));
+    findings.extend(book::judge(&files, |path| root.join(path).exists()));
     findings.extend(judge_root(&root_entries(root)?));
     findings.extend(judge_packages(&Packages::load(root)?));
     Ok(findings)
@@ -124,40 +123,6 @@ fn judge_root(entries: &[String]) -> Option<String> {
     let count = entries.len();
     (count > ROOT_ENTRIES_MAX)
         .then(|| format!("{count} entries at the root, at most {ROOT_ENTRIES_MAX}: {entries:?}"))
-}
-
-/// Links of a Markdown file to files of ours; links to the web are not followed.
-fn judge_links(file: &File, exists: impl Fn(&Path) -> bool) -> Vec<String> {
-    if !file.path.ends_with(".md") {
-        return Vec::new();
-    }
-    let mut findings = Vec::new();
-    let mut fenced = false;
-    for (at, line) in file.text.lines().enumerate() {
-        fenced ^= line.trim_start().starts_with("```");
-        let links = line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
-        for link in links.filter(|link| !fenced && !link.contains("://") && !link.starts_with(['#', '<'])) {
-            let path = link.split('#').next().unwrap_or_default();
-            let target = normal(&Path::new(&file.path).parent().unwrap_or(Path::new("")).join(path));
-            if !path.starts_with("mailto:") && !exists(&target) {
-                findings.push(format!("{}:{}: link to {link}, which does not exist", file.path, at + 1));
-            }
-        }
-    }
-    findings
-}
-
-/// Without `..`.
-fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(normal.pop()),
-            Component::CurDir => {}
-            other => normal.push(other),
-        }
-    }
-    normal
 }
 
 fn judge_packages(packages: &Packages) -> Vec<String> {
@@ -265,16 +230,6 @@ mod tests {
             found("crates/a/tests/b.rs", "//! A.\nfn a() { thread::sleep(b); }\n").contains("a test sleeps")
         );
         assert_eq!(found("crates/a/src/b.rs", "//! A.\nfn a() { thread::sleep(b); }\n"), "");
-    }
-
-    #[test]
-    fn links_must_lead_somewhere_and_the_web_is_not_followed() {
-        let links = "[a](docs/a.md#top) [b](https://x.y) [c](#d)\n```\n[e](f)\n```\n";
-        let exists = |path: &Path| path == Path::new("docs/a.md");
-        assert!(judge_links(&file("README.md", links), exists).is_empty());
-        assert!(judge_links(&file("docs/b.md", "[a](a.md) [a](../docs/a.md)\n"), exists).is_empty());
-        let findings = judge_links(&file("docs/b.md", "[a](c.md)\n"), exists);
-        assert_eq!(findings, ["docs/b.md:1: link to c.md, which does not exist"]);
     }
 
     #[test]
