@@ -34,6 +34,30 @@ fn the_example_of_a_watched_file_is_valid() {
 }
 
 #[test]
+fn every_whole_configuration_in_the_documents_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let docs = std::fs::read_dir(root.join("docs")).expect("the documents are part of the repository");
+    let pages =
+        docs.map(|entry| entry.expect("the folder can be read").path()).chain([root.join("README.md")]);
+    let mut found = 0;
+    for page in pages.filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = std::fs::read_to_string(&page).expect("a page can be read");
+        let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for block in blocks.filter(|block| block.contains("listeners:") && block.contains("pools:")) {
+            let outcome = config::parse(block, Path::new("/etc/evenkeel"));
+            assert!(
+                outcome.is_ok(),
+                "{}: {}\n{block}",
+                page.display(),
+                outcome.expect_err("it is not valid")
+            );
+            found += 1;
+        }
+    }
+    assert!(found >= 5, "only {found} were found");
+}
+
+#[test]
 fn the_reference_tells_exactly_the_keys_that_the_parser_knows() {
     for section in config::reference::reference() {
         let text = with_unknown_key(&section.path);
