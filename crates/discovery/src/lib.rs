@@ -34,7 +34,7 @@ const UPDATES_MAX: usize = 64;
 pub fn spawn(cluster: Cluster, mut config: watch::Receiver<Arc<Config>>) -> watch::Receiver<Arc<Snapshot>> {
     metrics::describe_gauge!(
         sources::STALE,
-        "1 while a pool's source cannot be used and the last good list stays in force"
+        "1 while a pool's source (a file, the API server, a name) can not be used and the last good list stays in force"
     );
     let (updates_tx, updates) = mpsc::channel(UPDATES_MAX);
     let mut sources = Sources::new(cluster, updates_tx);

@@ -70,7 +70,10 @@ const GAUGES: [(&str, &str); 16] = [
     ),
     ("evenkeel_guard_away_clients_max", "Moved clients that may be away at once; it grows as they return"),
     ("evenkeel_tier_replicas", "Ready gateway replicas, this one included"),
-    ("evenkeel_tier_counted_replicas", "Those of the ready replicas whose sessions are known, this one included"),
+    (
+        "evenkeel_tier_counted_replicas",
+        "Those of the ready replicas whose sessions are known, this one included",
+    ),
     ("evenkeel_tier_imbalance_ratio", "Sessions here / mean of the gateway replicas; 1 until all are known"),
     ("evenkeel_tier_state", "1 for what is done about the tier, 0 for every other state"),
     (
