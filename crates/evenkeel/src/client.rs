@@ -1,8 +1,10 @@
 //! One request to one admin port, with a deadline and a bound on the answer.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 
 /// Most bytes of an answer: some hundred thousand endpoints.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -38,6 +40,15 @@ impl FromStr for Address {
             Authority::from_str(bare.strip_suffix('/').unwrap_or(bare)).map_err(|_| expected())?;
         let is_whole = !authority.host().is_empty() && !authority.as_str().contains('@');
         if is_whole && authority.port_u16().is_some() { Ok(Self(authority)) } else { Err(expected()) }
+    }
+}
+
+impl Address {
+    /// The host without the brackets of an IPv6 address.
+    fn host_and_port(&self) -> (&str, u16) {
+        let host = self.0.host();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        (host, self.0.port_u16().unwrap_or_default())
     }
 }
 
@@ -91,6 +102,11 @@ pub enum ClientError {
          (in Kubernetes: kubectl port-forward POD 9900, then --admin 127.0.0.1:9900)"
     )]
     NobodyThere(Address),
+    /// A name that leads nowhere.
+    #[error(
+        "{0} leads to no address: {1}; in Kubernetes, is it the gateway's headless Service, and is a replica ready?"
+    )]
+    NoReplica(Address, String),
     /// No way to it, or it broke.
     #[error("{0} can not be reached: {1}; is the address right, and is admin.address reachable from here?")]
     Unreachable(Address, String),
@@ -109,6 +125,29 @@ pub enum ClientError {
     /// It can not do this.
     #[error("{0}: {1}")]
     Refused(Address, String),
+}
+
+/// The addresses that a name leads to, each once. A replica with addresses of both families is taken by its IPv4 address.
+/// Waits at most `timeout`.
+///
+/// # Errors
+/// [`ClientError::NoReplica`] or [`ClientError::TooSlow`].
+pub async fn all_behind(name: &Address, timeout: Duration) -> Result<Vec<Address>, ClientError> {
+    let found = match tokio::time::timeout(timeout, lookup_host(name.host_and_port())).await {
+        Ok(Ok(found)) => one_family(found),
+        Ok(Err(error)) => return Err(ClientError::NoReplica(name.clone(), error.to_string())),
+        Err(_) => return Err(ClientError::TooSlow(name.clone(), timeout)),
+    };
+    let addresses: Vec<Address> = found.iter().filter_map(|found| found.to_string().parse().ok()).collect();
+    if addresses.is_empty() {
+        return Err(ClientError::NoReplica(name.clone(), "the answer is empty".into()));
+    }
+    Ok(addresses)
+}
+
+fn one_family(found: impl Iterator<Item = SocketAddr>) -> BTreeSet<SocketAddr> {
+    let (v4, v6): (BTreeSet<_>, BTreeSet<_>) = found.partition(SocketAddr::is_ipv4);
+    if v4.is_empty() { v6 } else { v4 }
 }
 
 /// Asks, and waits at most `timeout` for the whole answer. `bearer` goes only with what changes something.
@@ -130,10 +169,7 @@ pub async fn ask(
 async fn exchange(address: &Address, call: &Call, bearer: Option<&Bearer>) -> Result<Value, ClientError> {
     let broke = |error: &dyn fmt::Display| ClientError::Unreachable(address.clone(), error.to_string());
     let strange = |error: &dyn fmt::Display| ClientError::Strange(address.clone(), error.to_string());
-    let host = address.0.host();
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let port = address.0.port_u16().unwrap_or_default();
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| match error.kind() {
+    let stream = TcpStream::connect(address.host_and_port()).await.map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused => ClientError::NobodyThere(address.clone()),
         _ => broke(&error),
     })?;
@@ -212,6 +248,18 @@ mod tests {
             let error = text.parse::<Address>().unwrap_err();
             assert!(error.contains("expected HOST:PORT"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn of_a_replica_with_two_families_one_address_is_taken() {
+        let taken = |found: &[&str]| {
+            let found = found.iter().map(|text| text.parse::<SocketAddr>().unwrap());
+            one_family(found).iter().map(SocketAddr::to_string).collect::<Vec<_>>()
+        };
+        let both = ["[fd00::1]:1", "10.0.0.2:1", "10.0.0.1:1", "10.0.0.2:1"];
+        assert_eq!(taken(&both), ["10.0.0.1:1", "10.0.0.2:1"]);
+        assert_eq!(taken(&["[fd00::2]:1", "[fd00::1]:1"]), ["[fd00::1]:1", "[fd00::2]:1"]);
+        assert!(taken(&[]).is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use config::Checked;
 
+use crate::install::install;
 use crate::operate::{self, Operation};
 use crate::serve;
 
@@ -45,6 +46,12 @@ enum Command {
     },
     /// Print the JSON schema of the configuration, for editors.
     Schema,
+    /// Copy this program into a folder, for another container of a Pod that calls it in a hook.
+    Install {
+        /// Where to; it must exist.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
     #[command(flatten)]
     Operate(Operation),
 }
@@ -63,16 +70,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check { config } => check(&config),
         Command::Schema => schema(),
         Command::Operate(operation) => operate::run(&operation),
+        Command::Install { folder } => finish(install(&folder)),
         Command::Gateway { config, address_file } => match load(&config) {
             Err(error) => refuse(&error),
-            Ok(checked) => match serve::serve(&config, checked, address_file.as_deref()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("evenkeel: {error:#}");
-                    ExitCode::from(EXIT_SYSTEM)
-                }
-            },
+            Ok(checked) => finish(serve::serve(&config, checked, address_file.as_deref())),
         },
+    }
+}
+
+/// The exit code of what only the system can keep from succeeding.
+fn finish(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("evenkeel: {error:#}");
+            ExitCode::from(EXIT_SYSTEM)
+        }
     }
 }
 

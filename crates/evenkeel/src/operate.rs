@@ -12,7 +12,7 @@ use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::client::{Address, Bearer, Call, ClientError, ask};
+use crate::client::{Address, Bearer, Call, ClientError, all_behind, ask};
 use crate::command::EXIT_USAGE;
 use crate::render;
 use crate::wait::{self, Wait};
@@ -120,6 +120,9 @@ pub struct Reach {
         default_value = "127.0.0.1:9900"
     )]
     admin: Vec<Address>,
+    /// NAME:PORT of a name that leads to every replica, as that of a headless Service does: all its addresses are asked.
+    #[arg(long, value_name = "ADDR", env = "EVENKEEL_REPLICAS", conflicts_with = "admin")]
+    replicas: Option<Address>,
     /// File with the token of `admin.token_file`. Only sent with calls that change something.
     #[arg(long, value_name = "FILE", env = "EVENKEEL_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -252,7 +255,14 @@ pub fn run(operation: &Operation) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string(), EXIT_UNREACHABLE),
     };
-    let asked = reach.admin.iter().map(async |address| {
+    let addresses = match &reach.replicas {
+        None => reach.admin.clone(),
+        Some(name) => match runtime.block_on(all_behind(name, reach.timeout)) {
+            Ok(addresses) => addresses,
+            Err(error) => return fail(&error.to_string(), exit_code(&error)),
+        },
+    };
+    let asked = addresses.iter().map(async |address| {
         let answer = ask(address, &call, bearer.as_ref(), reach.timeout).await?;
         match operation.until() {
             None => Ok(answer),
@@ -268,8 +278,8 @@ pub fn run(operation: &Operation) -> ExitCode {
         worst = worst.max(exit_code(error));
     }
     let text = match reach.output {
-        Output::Human => for_people(&reach.admin, &answers, render),
-        Output::Json => for_programs(&reach.admin, &answers),
+        Output::Human => for_people(&addresses, &answers, render),
+        Output::Json => for_programs(&addresses, &answers),
     };
     match std::io::stdout().write_all(text.as_bytes()) {
         // Whoever reads has seen enough.
@@ -288,6 +298,7 @@ fn fail(text: &str, code: u8) -> ExitCode {
 const fn exit_code(error: &ClientError) -> u8 {
     match error {
         ClientError::NobodyThere(_)
+        | ClientError::NoReplica(..)
         | ClientError::Unreachable(..)
         | ClientError::TooSlow(..)
         | ClientError::Strange(..) => EXIT_UNREACHABLE,

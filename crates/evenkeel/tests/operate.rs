@@ -157,6 +157,21 @@ fn one_command_reaches_all_replicas_and_exits_with_the_worst() {
 }
 
 #[test]
+fn a_name_reaches_the_replicas_behind_it_and_one_that_leads_nowhere_exits_69() {
+    let endpoint = Endpoint::bind();
+    let process = Process::start(&config(&[&endpoint], ""));
+    let name = format!("localhost:{}", process.admin.port());
+    let (code, out, err) = evenkeel(&["pause", "--replicas", &name]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(answer(&process, &["status"])["pools"]["chat"]["state"] == "paused", "{out}");
+    let (code, _, err) = evenkeel(&["status", "--replicas", "replicas.invalid:9900"]);
+    assert_eq!(code, Some(69));
+    assert!(err.contains("replicas.invalid:9900 leads to no address"), "{err}");
+    let (code, _, err) = evenkeel(&["status", "--replicas", &name, "--admin", &name]);
+    assert_eq!(code, Some(64), "{err}");
+}
+
+#[test]
 fn what_is_no_evenkeel_and_what_does_not_answer_exit_69() {
     let endpoint = Endpoint::bind();
     let address = endpoint.address().to_string();

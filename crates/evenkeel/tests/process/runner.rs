@@ -117,6 +117,7 @@ pub fn evenkeel(arguments: &[&str]) -> (Option<i32>, String, String) {
         .args(arguments)
         .env_remove("RUST_LOG")
         .env_remove("EVENKEEL_ADMIN")
+        .env_remove("EVENKEEL_REPLICAS")
         .env_remove("EVENKEEL_TOKEN_FILE")
         .output()
         .expect("the binary starts");
