@@ -1,10 +1,22 @@
-//! The manifests in `deploy/` carry configurations that the gateway accepts, and numbers that fit each other.
+//! What stands in `deploy/` fits the gateway that it deploys: the configurations, the rights, the metrics.
 //!
-//! Not here: a cluster. The manifests are compared as text; a YAML reader of our own would be one more thing to
-//! trust, and kustomize is not a dependency.
+//! `cargo xtask manifests` renders the folders and holds them against Kubernetes and each other. Not here: a cluster.
 
+#[path = "../../gateway/tests/support/mod.rs"]
+mod support;
+
+#[path = "process/runner.rs"]
+mod runner;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+use runner::Process;
+use support::{Endpoint, wait_until};
+
+const FOLDERS: [&str; 3] = ["base", "overlays/rabbitmq", "overlays/websocket-demo"];
+/// What asks for metrics.
+const QUERIES: [&str; 2] = ["monitoring/alerts.yaml", "monitoring/dashboard.json"];
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(file)
@@ -14,69 +26,68 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(deploy(file)).unwrap_or_else(|e| panic!("deploy/{file}: {e}"))
 }
 
-/// The configuration of a folder, which must be accepted.
-fn configuration(folder: &str) -> config::Checked {
-    let checked = config::parse(&read(&format!("{folder}/evenkeel.yaml")), &deploy(folder));
-    checked.unwrap_or_else(|errors| panic!("{folder}: {errors}"))
-}
-
-/// The number behind `key:` where it occurs first.
-fn number(text: &str, key: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(':'));
-    let value = line.unwrap_or_else(|| panic!("{key} is missing"));
-    value.trim().parse().unwrap_or_else(|e| panic!("{key}: {value}: {e}"))
-}
-
-const FOLDERS: [&str; 2] = ["base", "overlays/demo"];
-
 #[test]
-fn the_only_warning_is_the_open_admin_port_which_a_network_policy_guards() {
+fn every_configuration_is_accepted_and_the_only_warning_is_the_open_admin_port() {
     for folder in FOLDERS {
-        let warnings = configuration(folder).warnings;
+        let checked = config::parse(&read(&format!("{folder}/evenkeel.yaml")), &deploy(folder));
+        let checked = checked.unwrap_or_else(|errors| panic!("{folder}: {errors}"));
+        let warnings = checked.warnings;
         assert!(warnings.iter().all(|warning| warning.path == "admin.address"), "{folder}: {warnings:?}");
     }
-    assert!(read("base/kustomization.yaml").contains("- network-policy.yaml"));
-    assert!(read("base/network-policy.yaml").contains("port: admin"));
+    let policy = read("base/network-policy.yaml");
+    assert!(
+        policy.contains("port: admin") && read("base/kustomization.yaml").contains("- network-policy.yaml")
+    );
+}
+
+/// A pool of each protocol, with nobody at either.
+fn config(chat: &Endpoint, rabbit: &Endpoint) -> String {
+    format!(
+        "listeners:\n- address: 127.0.0.1:0\n- address: 127.0.0.1:0\n  protocol: amqp\n  routes: [{{pool: rabbit}}]\n\
+         routes:\n- pool: chat\npools:\n  chat:\n    endpoints:\n    - address: {}\n  rabbit:\n    endpoints:\n    \
+         - address: {}\n    amqp: {{probe: {{interval: 0s}}}}\nadmin:\n  address: 127.0.0.1:0\n",
+        chat.address(),
+        rabbit.address()
+    )
+}
+
+/// Every word of ours that could be a metric.
+fn metrics(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("evenkeel_")).collect()
 }
 
 #[test]
-fn both_endpoint_lists_are_accepted_and_not_empty() {
-    for folder in FOLDERS {
-        let list = config::parse_endpoints(&read(&format!("{folder}/endpoints.yaml")));
-        let list = list.unwrap_or_else(|errors| panic!("{folder}: {errors}"));
-        assert!(!list.is_empty(), "{folder}");
-    }
+fn every_metric_of_dashboard_and_alerts_is_there_before_the_first_session() {
+    let (chat, rabbit) = (Endpoint::bind(), Endpoint::bind());
+    let process = Process::start(&config(&chat, &rabbit));
+    let texts = QUERIES.map(read);
+    let wanted: BTreeSet<&str> = texts.iter().flat_map(|text| metrics(text)).collect();
+    assert!(wanted.len() > 20, "{wanted:?}");
+    // Some are told at each look of the planner and each sweep of a worker.
+    wait_until("the first look", || {
+        let answer = process.get("/metrics").1;
+        let there: BTreeSet<&str> = answer
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .collect();
+        wanted.is_subset(&there)
+    });
 }
 
 #[test]
-fn the_gateway_knows_when_its_pod_is_killed() {
-    let grace = Duration::from_secs(number(&read("base/deployment.yaml"), "terminationGracePeriodSeconds"));
-    for folder in FOLDERS {
-        let config = configuration(folder).config;
-        assert_eq!(config.shutdown.grace, grace, "{folder}");
-    }
-}
-
-#[test]
-fn the_budgets_are_shared_by_as_many_replicas_as_there_are() {
-    let deployed = number(&read("base/deployment.yaml"), "replicas");
-    assert_eq!(u64::from(configuration("base").config.replicas), deployed);
-    assert!(read("overlays/demo/kustomization.yaml").contains("path: /spec/replicas, value: 1}"));
-    assert_eq!(configuration("overlays/demo").config.replicas, 1);
-}
-
-#[test]
-fn the_ports_of_the_pod_are_those_the_gateway_listens_on() {
-    let deployment = read("base/deployment.yaml");
-    for folder in FOLDERS {
-        let config = configuration(folder).config;
-        let (clients, admin) = (config.listeners[0].address, config.admin.address);
-        assert!(
-            deployment.contains(&format!("name: clients, containerPort: {}", clients.port())),
-            "{folder}"
-        );
-        assert!(deployment.contains(&format!("name: admin, containerPort: {}", admin.port())), "{folder}");
-        let reachable = [clients, admin].iter().all(|address| !address.ip().is_loopback());
-        assert!(reachable, "{folder}: the kubelet probes the Pod's address, not its loopback");
+fn a_count_that_an_alert_watches_begins_at_zero_with_every_label() {
+    let (chat, rabbit) = (Endpoint::bind(), Endpoint::bind());
+    let process = Process::start(&config(&chat, &rabbit));
+    for line in [
+        "evenkeel_reloads_total{what=\"config\",outcome=\"failed\"} 0",
+        "evenkeel_ejections_total{pool=\"chat\"} 0",
+        "evenkeel_undeliverable_messages_total{pool=\"chat\",direction=\"to_upstream\"} 0",
+        "evenkeel_migrations_total{pool=\"rabbit\",outcome=\"forced\"} 0",
+        "evenkeel_migration_aborts_total{pool=\"rabbit\",reason=\"unacked\"} 0",
+        "evenkeel_refused_sessions_total{pool=\"chat\",reason=\"no_endpoint\"} 0",
+    ] {
+        wait_until(line, || process.get("/metrics").1.lines().any(|found| found == line));
     }
 }

@@ -24,7 +24,7 @@ use crate::telemetry;
 use crate::tier::TierReport;
 use crate::tls::{Certificate, TlsError};
 use crate::worker::Worker;
-use crate::{census, listen, rehearse, tier};
+use crate::{census, listen, rehearse, tier, zeroes};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +126,7 @@ impl Gateway {
     /// [`StartError`]: an address, a certificate, or the system's limits.
     pub fn start(config: Arc<Config>, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
         telemetry::describe();
+        zeroes::process();
         let descriptors = descriptors::raise();
         let connections_max = descriptors::connections_max(config.limits.connections_max, descriptors)?;
         let mut sockets = Vec::new();

@@ -34,6 +34,7 @@ mod tier;
 mod tls;
 mod upstream;
 mod worker;
+mod zeroes;
 
 pub use descriptors::TooFew;
 pub use gateway::{CommandError, Gateway, PoolView, StartError, Status};

@@ -19,6 +19,7 @@ use session::{
 use crate::amqp::Known;
 use crate::clock::Clock;
 use crate::telemetry::PoolMetrics;
+use crate::zeroes;
 
 /// A pool at run time.
 #[derive(Debug)]
@@ -350,8 +351,10 @@ impl Pool {
     /// When `config` has no pool of that name.
     pub fn new(name: PoolName, config: &Config, clock: Clock) -> Arc<Self> {
         let seed = u64::from_ne_bytes(crate::entropy::bytes());
-        let planner = Planner::new(settings(&config.pools[&name], config.protocol(&name)), seed);
-        let policy = Policy::new(&config.pools[&name], config.protocol(&name), &config.limits);
+        let protocol = config.protocol(&name);
+        let planner = Planner::new(settings(&config.pools[&name], protocol), seed);
+        let policy = Policy::new(&config.pools[&name], protocol, &config.limits);
+        zeroes::pool(&name, protocol);
         Arc::new(Self {
             metrics: PoolMetrics::new(&name),
             name,

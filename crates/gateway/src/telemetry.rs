@@ -261,7 +261,8 @@ pub enum Migration {
 }
 
 impl Migration {
-    const fn as_str(self) -> &'static str {
+    /// As in labels.
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Switched => "switched",
             Self::Aborted => "aborted",

@@ -115,6 +115,23 @@ pub enum Abort {
 }
 
 impl Abort {
+    /// All that are no pin.
+    pub const OF_ITS_OWN: [Self; 13] = [
+        Self::NoEndpoint,
+        Self::Refused,
+        Self::EndpointLost,
+        Self::PrepareTimeout,
+        Self::ClientBusy,
+        Self::Request,
+        Self::Unsaturated,
+        Self::Unacked,
+        Self::Unconfirmed,
+        Self::Content,
+        Self::ChannelClosed,
+        Self::ClientLeft,
+        Self::Replay,
+    ];
+
     /// As it is written in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
