@@ -12,6 +12,7 @@ use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
 use scenario::rng::Rng;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
@@ -27,6 +28,8 @@ use crate::wire;
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a peer in a handshake or a close.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a gateway may take to learn that an endpoint goes: until then new sessions come.
+const UNTIL_KNOWN: Duration = Duration::from_secs(2);
 /// Bytes of a pushed message.
 const PUSH_BYTES: usize = 64;
 
@@ -42,9 +45,12 @@ pub struct Args {
     /// Milliseconds between two pushes in a session; absent: none
     #[arg(long)]
     pub push_every_ms: Option<u64>,
-    /// Run until a signal instead of until standard input ends
+    /// Run until SIGTERM or SIGINT instead of until standard input ends; then stop when no session is left
     #[arg(long)]
     pub standalone: bool,
+    /// With --standalone: seconds after the signal, when the sessions that are left are closed
+    #[arg(long, default_value_t = 40)]
+    pub leave_within_s: u64,
 }
 
 struct Desk {
@@ -64,13 +70,6 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("endpoint {} cannot listen on {}", args.name, args.address))?;
     let (phase, phases) = watch::channel(Phase::Run);
-    // Held to the end: without its sender, a phase would count as finished.
-    let _standalone = if args.standalone {
-        Some(phase)
-    } else {
-        tokio::task::spawn_local(protocol::follow(protocol::orders(), phase));
-        None
-    };
     let desk = Rc::new(Desk {
         name: HeaderValue::from_str(&args.name).context("the name is no header value")?,
         push_every: args.push_every_ms.map(Duration::from_millis),
@@ -78,6 +77,13 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         open: Cell::new(0),
         records: RefCell::default(),
     });
+    if args.standalone {
+        let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+        let within = Duration::from_secs(args.leave_within_s);
+        tokio::task::spawn_local(leave(signals, desk.clone(), within, phase));
+    } else {
+        tokio::task::spawn_local(protocol::follow(protocol::orders(), phase));
+    }
     protocol::answer(&Answer::Listening(listener.local_addr()?));
     accept(listener, &desk, phases).await;
     let end = Instant::now() + PATIENCE;
@@ -87,6 +93,29 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     protocol::answer(&Answer::Open(desk.open.get()));
     protocol::answer_records(&desk.records.borrow(), Answer::EndpointSessions);
     Ok(())
+}
+
+/// A Pod that is asked to stop serves on until the gateway has moved its sessions. As the first process of a container it
+/// has to listen to the signal: nobody else would obey.
+async fn leave(
+    signals: [std::io::Result<Signal>; 2],
+    desk: Rc<Desk>,
+    within: Duration,
+    phase: watch::Sender<Phase>,
+) {
+    let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
+        // Without signals it runs until it is killed.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let asked = Instant::now();
+    while asked.elapsed() < UNTIL_KNOWN || (desk.open.get() > 0 && asked.elapsed() < within) {
+        tokio::time::sleep(SAMPLE_EVERY).await;
+    }
+    phase.send_replace(Phase::Finish);
 }
 
 async fn accept(listener: TcpListener, desk: &Rc<Desk>, mut phase: watch::Receiver<Phase>) {
