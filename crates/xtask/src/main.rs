@@ -1,4 +1,4 @@
-//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `book`, `fuzz`, `setup`, `rabbitmq`.
+//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `book`, `manifests`, `fuzz`, `setup`, `rabbitmq`.
 //!
 //! A rule that matters is a program here, so that neither memory nor review has to hold it. Everything is called
 //! through ordinary tools (cargo, npm, pip); there is no other build system. Not here: the tests themselves.
@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 mod book;
 mod broker;
 mod fuzz;
+mod manifests;
 mod metadata;
 mod purity;
 mod reference;
@@ -48,6 +49,8 @@ enum Chore {
     Reference,
     /// Builds the documents as a book into target/book; installs mdbook when it is missing.
     Book,
+    /// Renders deploy/ and holds it against the schemas of Kubernetes, the gateway, and itself.
+    Manifests,
     /// Runs fuzz targets on stable Rust.
     Fuzz {
         /// Time for each target.
@@ -73,6 +76,10 @@ fn main() -> ExitCode {
         Chore::Purity => purity::run(&root).and_then(report),
         Chore::Book => book::build(&root).map(|_| true),
         Chore::Reference => reference::run(&root),
+        Chore::Manifests => manifests::run(&root).map(|counts| {
+            println!("{} resources", counts.passed);
+            true
+        }),
         Chore::Fuzz { minutes, target } => fuzz::run(&root, minutes, target.as_deref()).map(|_| true),
         Chore::Setup => setup::run(&root).map(|told| {
             println!("{told}");

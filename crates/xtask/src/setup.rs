@@ -4,7 +4,7 @@
 //! Everything but Debian's own packages goes into target/interop: nothing is installed for the whole machine,
 //! and `cargo clean` removes it. Present parts are kept, so that a second run needs no network.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -17,8 +17,12 @@ const NODE_MAJOR_MIN: u32 = 18;
 /// Packages of npm, each with the versions that will do.
 const NPM_PACKAGES: [(&str, &str); 2] = [("ws", "^8.18.0"), ("amqplib", "^2.3.1")];
 /// Packages of Python, likewise.
-const PIP_PACKAGES: [(&str, &str); 3] =
+pub const PIP_PACKAGES: [(&str, &str); 3] =
     [("websockets", ">=15,<18"), ("pika", ">=1.3,<2"), ("aio-pika", ">=9.5,<11")];
+/// Oldest kubectl whose `kustomize` knows what deploy/ uses.
+const KUBECTL_MINOR_MIN: u32 = 27;
+const KUBECTL_HINT: &str = "please install kubectl 1.27 or newer and put it first in PATH: \
+                            https://kubernetes.io/docs/tasks/tools (Debian 13: apt-get install kubernetes-client)";
 
 /// Returns one line that says what is there.
 ///
@@ -30,7 +34,8 @@ pub fn run(root: &Path) -> anyhow::Result<String> {
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let node = node()?;
     let npm = npm_packages(&folder)?;
-    let pip = pip_packages(&folder)?;
+    let python = python_packages(&folder, &PIP_PACKAGES)?;
+    let pip = pip_versions(&python, &PIP_PACKAGES).unwrap_or_default();
     broker::install()?;
     Ok(format!("Node.js {node} with {npm}, Python with {pip} in {}; RabbitMQ", folder.display()))
 }
@@ -55,19 +60,43 @@ fn npm_version(folder: &Path, name: &str) -> Option<String> {
     Some(format!("{name} {}", package["version"].as_str()?))
 }
 
-/// Installs what is missing; says what is there.
-fn pip_packages(folder: &Path) -> anyhow::Result<String> {
-    if let Some(there) = pip_versions(folder) {
-        return Ok(there);
-    }
+/// Makes a virtual environment in `folder` with these packages, unless it is there; its Python.
+///
+/// # Errors
+/// When Python or a package can not be installed.
+pub fn python_packages(folder: &Path, packages: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
     let python = folder.join("venv/bin/python");
+    if pip_versions(&python, packages).is_some() {
+        return Ok(python);
+    }
     if output(&python.display().to_string(), &["-m", "pip", "--version"]).is_none() {
         venv(folder)?;
     }
-    let mut pip = Command::new(python);
+    let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--quiet"]);
-    call(pip.args(PIP_PACKAGES.map(|(name, versions)| format!("{name}{versions}"))))?;
-    pip_versions(folder).context("pip has installed its packages but they cannot be found")
+    call(pip.args(packages.iter().map(|(name, versions)| format!("{name}{versions}"))))?;
+    pip_versions(&python, packages).context("pip has installed its packages but they cannot be found")?;
+    Ok(python)
+}
+
+/// kubectl renders manifests; from 1.27 on as ours need it. Debian 13 has it as a package, others have to bring it.
+///
+/// # Errors
+/// When it is missing or too old; the message says how to get it.
+pub fn kubectl() -> anyhow::Result<()> {
+    if kubectl_minor().is_none() {
+        apt(&["kubernetes-client"]).context(KUBECTL_HINT)?;
+    }
+    match kubectl_minor() {
+        Some(minor) if minor >= KUBECTL_MINOR_MIN => Ok(()),
+        found => bail!("kubectl is 1.{}: {KUBECTL_HINT}", found.unwrap_or_default()),
+    }
+}
+
+fn kubectl_minor() -> Option<u32> {
+    let said: serde_json::Value =
+        serde_json::from_str(&output("kubectl", &["version", "--client", "--output=json"])?).ok()?;
+    said["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
 }
 
 /// A minimal installation of Rust has neither.
@@ -114,12 +143,12 @@ fn venv(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pip_versions(folder: &Path) -> Option<String> {
-    let names = PIP_PACKAGES.map(|(name, _)| name);
+fn pip_versions(python: &Path, packages: &[(&str, &str)]) -> Option<String> {
+    let names: Vec<&str> = packages.iter().map(|(name, _)| *name).collect();
     let look = format!(
         "from importlib.metadata import version; print(', '.join(f'{{name}} {{version(name)}}' for name in {names:?}))"
     );
-    output(folder.join("venv/bin/python").to_str()?, &["-c", &look])
+    output(python.to_str()?, &["-c", &look])
 }
 
 /// Installs Debian packages.

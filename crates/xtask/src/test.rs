@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::bail;
 
 use crate::steps::{Counts, Steps, call, call_tests};
-use crate::{book, fuzz, purity, setup, tidy};
+use crate::{book, fuzz, manifests, purity, setup, tidy};
 
 /// Tests of the interop run: they get a step of their own, with their counts shown.
 const INTEROP_TESTS: [&str; 2] = ["the_two_ends_agree_without_a_gateway", "real_clients_lose_nothing"];
@@ -27,6 +27,7 @@ pub fn run(root: &Path, long: bool) -> anyhow::Result<bool> {
     steps.run("format", || call(cargo(root).args(["fmt", "--all", "--check"])));
     steps.run("purity", || none(purity::run(root)?));
     steps.run("tidy", || none(tidy::run(root)?));
+    steps.run("manifests", || manifests::run(root));
     steps.run("clippy", || {
         call(cargo(root).args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
     });
