@@ -49,7 +49,7 @@ fn last_asked(migrates: bool) -> Duration {
     planner.handle_endpoints(Time::ZERO, &[draining, other]);
     let (mut asked, mut now) = (0, Time::ZERO);
     while asked < 10 {
-        now = now + Duration::from_millis(20);
+        now += Duration::from_millis(20);
         assert!(now < Time::from_millis(20_000), "the deadline has passed, {asked} were asked");
         while let Some(action) = planner.poll_action(now) {
             let Action::Move(plan) = action else { continue };
