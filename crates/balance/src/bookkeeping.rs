@@ -124,7 +124,7 @@ impl Planner {
     pub(crate) fn donor_above_share(&self, client: ClientKey) -> Option<usize> {
         let index = self.slots.find(self.ledger.donor(client)?)?;
         let slot = self.slots.at(index);
-        (f64::from(slot.held()) >= self.shares().target(slot.weight)).then_some(index)
+        (f64::from(slot.held()) >= self.shares().of(slot).target()).then_some(index)
     }
 
     /// Of the surplus moves that were asked for, these began; so many could not.
@@ -199,7 +199,7 @@ impl Planner {
         // The client itself has just left the ledger and is still to be shared out.
         let mut shares = self.shares();
         shares.total += 1;
-        let below = f64::from(slot.held()) <= shares.target(slot.weight);
+        let below = f64::from(slot.held()) <= shares.of(slot).target();
         let outcomes = &mut self.moves.outcomes;
         let outcome = match (landed == donor, below) {
             (true, _) => &mut outcomes.returned_to_donor,

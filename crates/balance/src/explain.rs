@@ -6,7 +6,7 @@ use model::{EndpointId, EndpointState, Time};
 use serde::Serialize;
 
 use crate::flow;
-use crate::level::Shares;
+use crate::share::Shares;
 use crate::slot::Slot;
 use crate::{MoveReason, Planner, PoolState};
 
@@ -92,7 +92,7 @@ impl Planner {
         let known = self.known(sessions, &nothing);
         let shown = self.slots.iter().zip(&known).filter(|(slot, _)| !slot.is_ghost());
         let endpoints = shown.map(|(slot, known)| {
-            let target = if slot.is_up() { shares.target(slot.weight) } else { 0.0 };
+            let target = if slot.is_up() { shares.of(slot).target() } else { 0.0 };
             PlannedEndpoint {
                 id: slot.id.clone(),
                 state: slot.state,
@@ -135,7 +135,7 @@ impl Planner {
     fn excess(&self, slot: &Slot, shares: Shares) -> u64 {
         match slot.state {
             EndpointState::Ready if slot.is_up() => {
-                u64::from(slot.held()).saturating_sub(shares.ceil(slot.weight))
+                u64::from(slot.held()).saturating_sub(shares.high(slot).ceil())
             }
             EndpointState::Ready => 0,
             EndpointState::Unready => 0,
@@ -158,7 +158,7 @@ impl Planner {
         if self.settings.limits.enabled {
             for (place, count) in flow::cap(&sides, needed.gives, needed.moves) {
                 let side = &sides[place];
-                let target = shares.target(self.slots.at(side.index).weight).max(f64::MIN_POSITIVE);
+                let target = shares.of(self.slots.at(side.index)).target().max(f64::MIN_POSITIVE);
                 let why = format!("surplus: {:.2} x its share", side.held as f64 / target);
                 flow.gives.push((side.index, count, MoveReason::Surplus, why));
             }

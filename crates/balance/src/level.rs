@@ -13,11 +13,13 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use model::{Time, Weight};
+use model::Time;
 
 use crate::flow::{self, Side};
 use crate::pace::MOVE_BURST;
+use crate::share::{Share, Shares};
 use crate::slot::Slot;
+use crate::zone::PULL;
 use crate::{Move, MoveReason, Planner, Policy, Report, Trigger};
 
 /// How soon a plan looks again while the return guard or the bound of concurrent moves lets nothing more begin.
@@ -49,53 +51,19 @@ pub(crate) struct Run {
     pub(crate) planned: Option<(Trigger, u64)>,
 }
 
-/// What is shared, and by how much weight.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Shares {
-    /// Sessions that are to be on ready endpoints.
-    pub(crate) total: u64,
-    /// Of the ready endpoints. 0 when there is none: then every target is 0.
-    pub(crate) weight: u64,
-}
-
-impl Shares {
-    pub(crate) fn target(self, weight: Weight) -> f64 {
-        if self.weight == 0 {
-            return 0.0;
-        }
-        self.total as f64 * f64::from(weight.value()) / self.weight as f64
-    }
-
-    pub(crate) fn floor(self, weight: Weight) -> u64 {
-        (self.total * u64::from(weight.value())).checked_div(self.weight).unwrap_or(0)
-    }
-
-    pub(crate) fn ceil(self, weight: Weight) -> u64 {
-        if self.weight == 0 {
-            return 0;
-        }
-        (self.total * u64::from(weight.value())).div_ceil(self.weight)
-    }
-
-    /// What an endpoint keeps once levelling has started: the stop ratio, and never less than its whole share.
-    pub(crate) fn keep(self, weight: Weight, stop_ratio: f64) -> u64 {
-        self.ceil(weight).max((self.target(weight) * stop_ratio) as u64)
-    }
-}
-
-/// An endpoint that gives, ordered by fullness: sessions / weight, then the first by id.
+/// An endpoint that gives, ordered by fullness: sessions / pull, then the first by id.
 #[derive(PartialEq, Eq)]
 struct Donor {
     index: usize,
     held: u64,
-    weight: u64,
+    pull: u64,
     keep: u64,
     count: u32,
 }
 
 impl Ord for Donor {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.held * other.weight).cmp(&(other.held * self.weight)).then_with(|| other.index.cmp(&self.index))
+        (self.held * other.pull).cmp(&(other.held * self.pull)).then_with(|| other.index.cmp(&self.index))
     }
 }
 
@@ -129,7 +97,7 @@ struct Donors {
 impl Planner {
     pub(crate) fn shares(&self) -> Shares {
         let totals = self.slots.totals();
-        Shares { total: totals.shared + self.away(), weight: totals.weight }
+        Shares { total: totals.shared + self.away(), weight: totals.weight, pull: totals.pull }
     }
 
     /// The ratios that start and stop levelling. With `consistent_hash`, what the bound of the ring allows is no surplus.
@@ -236,17 +204,18 @@ impl Planner {
 
     fn is_above(&self, slot: &Slot, shares: Shares) -> bool {
         let ((start, _), held) = (self.ratios(), u64::from(slot.held()));
-        let surplus = held.saturating_sub(shares.floor(slot.weight));
-        held as f64 > shares.target(slot.weight) * start
-            && surplus >= u64::from(self.settings.limits.min_surplus)
+        let share = shares.high(slot);
+        let surplus = held.saturating_sub(share.floor());
+        held as f64 > share.target() * start && surplus >= u64::from(self.settings.limits.min_surplus)
     }
 
     fn is_below(&self, slot: &Slot, shares: Shares) -> bool {
         let ((start, _), held) = (self.ratios(), u64::from(slot.held()));
-        let target = shares.target(slot.weight);
+        let share = shares.low(slot);
+        let target = share.target();
         // With several replicas as many clients come as chance sends here: a lack of three standard deviations is no news.
         let sigmas = if self.replicas > 1 { 3.0 } else { 0.0 };
-        let lack = shares.floor(slot.weight).saturating_sub(held);
+        let lack = share.floor().saturating_sub(held);
         (held as f64) < target * (2.0 - start) - sigmas * target.sqrt()
             && lack >= u64::from(self.settings.limits.min_surplus)
     }
@@ -264,35 +233,61 @@ impl Planner {
         takes_part: impl Fn(&Slot) -> bool,
         movable: impl Fn(usize) -> u64,
     ) -> Needed {
+        let strict = self.needed_above(shares, &takes_part, &movable, Shares::high);
+        let lacking = self.lacking(shares, &takes_part);
+        if strict.for_the_low == lacking || !shares.has_preference() {
+            return strict;
+        }
+        // Those that have more than what placement strives for, and no more than their weight's part, are left alone unless
+        // others lack what only they can give.
+        self.needed_above(shares, takes_part, movable, Shares::of)
+    }
+
+    /// The same when everybody keeps the share that `keeps` says.
+    fn needed_above(
+        &self,
+        shares: Shares,
+        takes_part: impl Fn(&Slot) -> bool,
+        movable: impl Fn(usize) -> u64,
+        keeps: impl Fn(Shares, &Slot) -> Share,
+    ) -> Needed {
+        let (_, stop) = self.ratios();
+        let side = |(index, slot): (usize, &Slot)| {
+            let held = u64::from(slot.held());
+            let most = held.saturating_sub(keeps(shares, slot).ceil()).min(movable(index));
+            let (weight, room) = (slot.pull as f64 / PULL as f64, slot.room(&self.slots.rules));
+            Side { index, held, weight, most, room }
+        };
+        let sharers = self.slots.iter().enumerate().filter(|(_, slot)| takes_part(slot));
+        let sides: Vec<Side> = sharers.map(side).collect();
+        let gives = flow::gives(&sides, self.inbound());
+        let above_stop = |(place, count): &(usize, u64)| {
+            let side = &sides[*place];
+            let keep = shares.high(self.slots.at(side.index)).keep(stop);
+            side.held.saturating_sub(keep).min(*count)
+        };
+        let from_the_full: u64 = gives.iter().map(above_stop).sum();
+        let possible: u64 = gives.iter().map(|(_, count)| count).sum();
+        let for_the_low = self.lacking(shares, takes_part).min(possible);
+        Needed { moves: from_the_full.max(for_the_low), for_the_low, sides, gives }
+    }
+
+    /// What those below their share lack, beyond what is on its way to them anyway.
+    fn lacking(&self, shares: Shares, takes_part: impl Fn(&Slot) -> bool) -> u64 {
+        // A key's place is worth more than an even fill: with `consistent_hash` nobody is moved for the low.
+        if self.settings.policy == Policy::ConsistentHash {
+            return 0;
+        }
         let (start, stop) = self.ratios();
         // Halfway into the band; with several replicas, whose clients land by chance, only into it. Arrivals fill the rest, and
         // while the emptiest is clearly so, nobody lands on a donor.
         let fill = 2.0 - if self.replicas > 1 { start } else { f64::midpoint(start, stop) };
-        let sharers = || self.slots.iter().enumerate().filter(|(_, slot)| takes_part(slot));
-        let side = |(index, slot): (usize, &Slot)| {
-            let held = u64::from(slot.held());
-            let most = held.saturating_sub(shares.ceil(slot.weight)).min(movable(index));
-            let (weight, room) = (f64::from(slot.weight.value()), slot.room(&self.slots.rules));
-            Side { index, held, weight, most, room }
-        };
-        let sides: Vec<Side> = sharers().map(side).collect();
-        let gives = flow::gives(&sides, self.inbound());
-        let above_stop = |(place, count): &(usize, u64)| {
-            let side = &sides[*place];
-            let keep = shares.keep(self.slots.at(side.index).weight, stop);
-            side.held.saturating_sub(keep).min(*count)
-        };
-        let from_the_full: u64 = gives.iter().map(above_stop).sum();
-        // A key's place is worth more than an even fill: with `consistent_hash` nobody is moved for the low.
-        let is_by_key = self.settings.policy == Policy::ConsistentHash;
-        let lacks = |(_, slot): (usize, &Slot)| {
-            let least = (shares.target(slot.weight) * fill) as u64;
+        let lacks = |slot: &Slot| {
+            let least = (shares.low(slot).target() * fill) as u64;
             least.saturating_sub(u64::from(slot.held())).min(slot.room(&self.slots.rules))
         };
-        let lacking: u64 = if is_by_key { 0 } else { sharers().map(lacks).sum() };
-        let possible: u64 = gives.iter().map(|(_, count)| count).sum();
-        let for_the_low = lacking.saturating_sub(self.inbound()).min(possible);
-        Needed { moves: from_the_full.max(for_the_low), for_the_low, sides, gives }
+        let lacking: u64 = self.slots.iter().filter(|slot| takes_part(slot)).map(lacks).sum();
+        lacking.saturating_sub(self.inbound())
     }
 
     /// Clients that will be placed without a further move.
@@ -353,7 +348,7 @@ impl Planner {
     fn receivers_rate(&self, now: Time, shares: Shares) -> f64 {
         let rules = &self.slots.rules;
         let mut receivers =
-            self.sharers().filter(|(_, slot)| u64::from(slot.held()) < shares.ceil(slot.weight)).peekable();
+            self.sharers().filter(|(_, slot)| u64::from(slot.held()) < shares.of(slot).ceil()).peekable();
         if receivers.peek().is_none() {
             return f64::INFINITY;
         }
@@ -411,8 +406,7 @@ impl Planner {
                 donors.held_back_until = Some(earlier);
                 continue;
             }
-            let weight = u64::from(slot.weight.value());
-            donors.able.push(Donor { index, held, weight, keep: held - give, count: 0 });
+            donors.able.push(Donor { index, held, pull: slot.pull, keep: held - give, count: 0 });
         }
         donors
     }

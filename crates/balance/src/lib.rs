@@ -27,6 +27,7 @@ mod planner;
 mod random;
 mod report;
 mod returns;
+mod share;
 mod slot;
 mod slots;
 mod status;
@@ -34,6 +35,7 @@ mod tier;
 mod tier_shed;
 mod tournament;
 pub mod victims;
+mod zone;
 
 pub use even::EvenPace;
 pub use events::{Action, ClientKey, Ended, Move, MoveReason, Opened, Purpose, Request, Visitor};

@@ -37,26 +37,29 @@ pub struct Pick {
     pub address: SocketAddr,
 }
 
-/// (sessions + pending + 1) / weight.
+/// (sessions + pending + 1) / pull. Of equal ones that of the own zone is less.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     sessions: u64,
-    weight: u64,
+    pull: u64,
+    is_far: bool,
 }
 
 impl Load {
     pub(crate) fn of(slot: &Slot) -> Self {
         Self {
             sessions: u64::from(slot.sessions) + u64::from(slot.pending) + 1,
-            weight: u64::from(slot.weight.value()),
+            pull: slot.pull,
+            is_far: !slot.is_near,
         }
     }
 }
 
 impl Ord for Load {
     fn cmp(&self, other: &Self) -> Ordering {
-        // At most 2^33 x 1000: no overflow.
-        (self.sessions * other.weight).cmp(&(other.sessions * self.weight))
+        // At most 2^33 x 10,000,000: no overflow.
+        let by_load = (self.sessions * other.pull).cmp(&(other.sessions * self.pull));
+        by_load.then(self.is_far.cmp(&other.is_far))
     }
 }
 

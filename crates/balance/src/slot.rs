@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
+use model::{Endpoint, EndpointId, EndpointState, Time, Weight, Zone};
 
 use crate::pace::Bucket;
+use crate::zone::PULL;
 use crate::{Limits, Placement};
 
 /// An endpoint that comes back this soon after it was lost is flapping; one that was steady for this long is not.
@@ -22,6 +23,13 @@ pub(crate) struct Slot {
     pub(crate) id: EndpointId,
     pub(crate) address: SocketAddr,
     pub(crate) weight: Weight,
+    /// Where it runs, when that is known.
+    pub(crate) zone: Option<Zone>,
+    /// It is in the own zone, and that is preferred.
+    pub(crate) is_near: bool,
+    /// What it counts for in placement, in thousandths of a weight: its weight, and more when it is near. `Slots::rebuild` keeps
+    /// it in step.
+    pub(crate) pull: u64,
     /// What counts: discovery's word, or `Terminating` by command.
     pub(crate) state: EndpointState,
     /// Discovery's word; `Unready` for one that has vanished and not been given up yet.
@@ -132,6 +140,9 @@ impl Slot {
             id: endpoint.id.clone(),
             address: endpoint.address,
             weight: endpoint.weight,
+            zone: endpoint.zone.clone(),
+            is_near: false,
+            pull: u64::from(endpoint.weight.value()) * PULL,
             state: EndpointState::Unready,
             reported: endpoint.state,
             listed: true,
@@ -179,10 +190,12 @@ impl Slot {
         }
         let same = self.address == endpoint.address
             && self.weight == endpoint.weight
+            && self.zone == endpoint.zone
             && self.reported == endpoint.state
             && self.listed;
         self.address = endpoint.address;
         self.weight = endpoint.weight;
+        self.zone.clone_from(&endpoint.zone);
         self.reported = endpoint.state;
         self.listed = true;
         self.vanished_at = None;

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use model::{Endpoint, EndpointId, EndpointState, Time};
+use model::{Endpoint, EndpointId, EndpointState, Time, Zone};
 
 use crate::pick::Index;
 use crate::slot::{Rules, Slot};
+use crate::zone::Near;
 use crate::{Limits, Placement, Policy};
 
 /// Sums over the endpoints of a pool.
@@ -22,6 +23,8 @@ pub(crate) struct Totals {
     pub(crate) shared: u64,
     /// Weight of those that take part in the shares.
     pub(crate) weight: u64,
+    /// Their pulls.
+    pub(crate) pull: u64,
     /// Moves under way or asked for whose client is not away yet.
     pub(crate) outbound: u64,
     /// Moves under way or asked for that are not part of a drain.
@@ -47,6 +50,7 @@ impl Totals {
             pending: u64::from(slot.pending),
             shared: if takes_part || is_draining { u64::from(slot.staying()) } else { outbound },
             weight: if takes_part { u64::from(slot.weight.value()) } else { 0 },
+            pull: if takes_part { slot.pull } else { 0 },
             outbound,
             surplus_moves: if is_draining { 0 } else { under_way },
             to_drain: if is_draining { held } else { 0 },
@@ -63,6 +67,7 @@ impl Totals {
         put(&mut self.pending, before.pending, after.pending);
         put(&mut self.shared, before.shared, after.shared);
         put(&mut self.weight, before.weight, after.weight);
+        put(&mut self.pull, before.pull, after.pull);
         put(&mut self.outbound, before.outbound, after.outbound);
         put(&mut self.surplus_moves, before.surplus_moves, after.surplus_moves);
         put(&mut self.to_drain, before.to_drain, after.to_drain);
@@ -88,6 +93,8 @@ pub(crate) struct Slots {
     totals: Totals,
     pub(crate) index: Index,
     pub(crate) rules: Rules,
+    /// Where this replica runs, when that is known.
+    pub(crate) own_zone: Option<Zone>,
     /// When which endpoint changes by itself.
     wakes: BTreeSet<(Time, usize)>,
     limits: Limits,
@@ -100,6 +107,7 @@ impl Slots {
             totals: Totals::default(),
             index: Index::new(policy, placement, &[]),
             rules: Rules::new(placement, 1, false),
+            own_zone: None,
             wakes: BTreeSet::new(),
             limits: limits.clone(),
         };
@@ -194,8 +202,10 @@ impl Slots {
         self.list.sort_by(|a, b| a.id.cmp(&b.id));
         self.totals = Totals::default();
         self.wakes.clear();
+        let near = Near::new(policy, placement, self.own_zone.as_ref());
         for slot in &mut self.list {
             slot.wake = None;
+            slot.prefer(near.as_ref());
             self.totals.replace(&Totals::default(), &Totals::of(slot));
         }
         self.index = Index::new(policy, placement, &self.list);

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use model::{EndpointId, EndpointState, Time};
+use model::{EndpointId, EndpointState, Time, Zone};
 use serde::Serialize;
 
-use crate::level::Shares;
+use crate::share::Shares;
 use crate::slot::{Slot, Withheld};
 use crate::{Planner, Policy};
 
@@ -127,6 +127,9 @@ pub struct EndpointStatus {
     pub weight: u16,
     /// Its condition.
     pub state: EndpointState,
+    /// Where it runs, when that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
     /// Open sessions, those being moved included.
     pub sessions: u32,
     /// Handshakes and plain requests in flight.
@@ -182,7 +185,7 @@ impl Planner {
         let shares = self.shares_of_ready(away);
         let mut endpoints = Vec::with_capacity(self.slots.len());
         for slot in self.slots.iter().filter(|slot| !slot.is_ghost()) {
-            let target = if slot.is_up() { shares.target(slot.weight) } else { 0.0 };
+            let target = if slot.is_up() { shares.of(slot).target() } else { 0.0 };
             endpoints.push(self.endpoint_status(now, slot, shares, target));
         }
         let mut moves = self.moves;
@@ -222,7 +225,7 @@ impl Planner {
     fn endpoint_status(&self, now: Time, slot: &Slot, shares: Shares, target: f64) -> EndpointStatus {
         let keep = match slot.state {
             EndpointState::Ready if slot.is_up() => {
-                u32::try_from(shares.ceil(slot.weight)).unwrap_or(u32::MAX)
+                u32::try_from(shares.high(slot).ceil()).unwrap_or(u32::MAX)
             }
             EndpointState::Ready | EndpointState::Unready => u32::MAX,
             EndpointState::Terminating => 0,
@@ -232,6 +235,7 @@ impl Planner {
             address: slot.address,
             weight: slot.weight.value(),
             state: slot.state,
+            zone: slot.zone.clone(),
             sessions: slot.sessions,
             pending: slot.pending,
             moving: slot.moving,
@@ -243,7 +247,7 @@ impl Planner {
 
     /// What would be shared if every ready endpoint took part.
     pub(crate) fn shares_of_ready(&self, away: u64) -> Shares {
-        let mut shares = Shares { total: away, weight: 0 };
+        let mut shares = Shares { total: away, weight: 0, pull: 0 };
         for slot in self.slots.iter() {
             shares.total += u64::from(match slot.state {
                 EndpointState::Ready if !slot.is_up() => slot.outbound(),
@@ -252,6 +256,7 @@ impl Planner {
             });
             if slot.is_up() {
                 shares.weight += u64::from(slot.weight.value());
+                shares.pull += slot.pull;
             }
         }
         shares
