@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use balance::{Plan, Planner, PoolStatus, TierStatus, UnknownEndpoint};
 use config::Config;
-use model::{EndpointId, PoolName, ReplicaName, Snapshot, Time};
+use model::{EndpointId, PoolName, ReplicaName, Snapshot, Time, Zone};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -335,6 +335,11 @@ impl Gateway {
     /// What this replica tells the others of itself.
     pub fn tier_report(&self) -> TierReport {
         tier::report(self.shared.clock.now(), &self.shared.pools(), self.shared.is_draining())
+    }
+
+    /// Where this replica runs, as its own EndpointSlice entry says. A `zone` in the configuration counts for more.
+    pub fn set_zone(&self, zone: Option<Zone>) {
+        self.shared.set_zone(zone);
     }
 
     /// The other ready replicas of the tier: their number divides the budgets, their names are those of

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 use balance::victims::Preference;
 use config::{AmqpRoute, AmqpRouter, Config, Listener, Protocol};
-use model::{PoolName, ReplicaName};
+use model::{PoolName, ReplicaName, Zone};
 use tokio::sync::Notify;
 
 use crate::admission::{Admission, RouteCount};
@@ -134,6 +134,14 @@ impl Shared {
         pools.values().for_each(|pool| pool.plan(|planner| planner.handle_replicas(now, ready)));
     }
 
+    /// Where this replica runs, as somebody has learned it; what the configuration says counts for more.
+    pub fn set_zone(&self, zone: Option<Zone>) {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replicas.set_zone(zone);
+        let (now, own) = (self.clock.now(), self.replicas.zone(&self.runtime.load().config));
+        pools.values().for_each(|pool| pool.plan(|planner| planner.handle_zone(now, own.clone())));
+    }
+
     /// Waits for [`Self::wake_planner`].
     pub async fn planner_woken(&self) {
         self.planner_waker.notified().await;
@@ -184,9 +192,12 @@ fn compile(
             }
         }
     }
-    let ready = replicas.ready(&config);
+    let (ready, zone) = (replicas.ready(&config), replicas.zone(&config));
     for pool in pools.values() {
-        pool.plan(|planner| planner.handle_replicas(now, ready));
+        pool.plan(|planner| {
+            planner.handle_replicas(now, ready);
+            planner.handle_zone(now, zone.clone());
+        });
     }
     let routes = config.routes.iter().map(|route| RouteRuntime {
         pool: pools[&route.pool].clone(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use balance::{Count, Tier, TierLimits, TierStatus};
-use model::{EndpointId, PoolName, ReplicaName, Time};
+use model::{EndpointId, PoolName, ReplicaName, Time, Zone};
 use serde::{Deserialize, Serialize};
 
 use crate::pool::Pool;
@@ -41,12 +41,14 @@ pub struct Replicas {
     tier: Mutex<Tier>,
     /// Ready ones, this one included; 0: nobody has told, and the configuration counts.
     ready: AtomicU32,
+    /// The own zone, as somebody has learned it.
+    zone: Mutex<Option<Zone>>,
 }
 
 impl Replicas {
     /// Of a configuration.
     pub fn new(config: &config::Config) -> Self {
-        Self { tier: Mutex::new(Tier::new(limits(config))), ready: AtomicU32::new(0) }
+        Self { tier: Mutex::new(Tier::new(limits(config))), ready: AtomicU32::new(0), zone: Mutex::new(None) }
     }
 
     /// Takes another configuration.
@@ -63,6 +65,17 @@ impl Replicas {
             0 => config.replicas,
             known => known,
         }
+    }
+
+    /// Where this replica runs: what the configuration says, or else what was learned.
+    pub fn zone(&self, config: &config::Config) -> Option<Zone> {
+        let learned = || self.zone.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        config.zone.clone().or_else(learned)
+    }
+
+    /// Where this replica runs, as somebody has learned it.
+    pub fn set_zone(&self, zone: Option<Zone>) {
+        *self.zone.lock().unwrap_or_else(PoisonError::into_inner) = zone;
     }
 
     /// The other ready replicas. Returns how many are ready with this one.
