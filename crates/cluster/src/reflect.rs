@@ -128,7 +128,7 @@ struct Reflector<K: Kind> {
 struct Failed {
     /// When it was sent.
     began: Time,
-    trouble: Trouble,
+    trouble: Box<Trouble>,
 }
 
 /// What becomes of a watch after an event.
@@ -154,7 +154,8 @@ impl<K: Kind> Reflector<K> {
     /// Lists where that is needed, and watches until the watch ends. Says how long to wait before the next.
     async fn turn(&mut self) -> Result<Duration, Failed> {
         let began = self.cluster.now();
-        let client = self.cluster.client().await.map_err(|trouble| Failed { began, trouble })?;
+        let client =
+            self.cluster.client().await.map_err(|trouble| Failed { began, trouble: Box::new(trouble) })?;
         let namespace = match &self.scope.namespace {
             Some(namespace) => namespace.clone(),
             None => client.default_namespace().to_owned(),
@@ -174,7 +175,7 @@ impl<K: Kind> Reflector<K> {
         let mut all = BTreeMap::new();
         for _ in 0..PAGES_MAX {
             let began = self.cluster.now();
-            let failed = |trouble| Failed { began, trouble };
+            let failed = |trouble| Failed { began, trouble: Box::new(trouble) };
             let page = match timeout(within, api.list(&params)).await {
                 Err(_) => return Err(failed(Trouble::TimedOut { call: call(), after: within })),
                 Ok(Err(error)) => return Err(failed(Trouble::new(call(), &error))),
@@ -196,7 +197,8 @@ impl<K: Kind> Reflector<K> {
             return Ok(());
         }
         let cause = format!("a list of more than {PAGES_MAX} pages");
-        Err(Failed { began: self.cluster.now(), trouble: Trouble::Malformed { call: call(), cause } })
+        let trouble = Box::new(Trouble::Malformed { call: call(), cause });
+        Err(Failed { began: self.cluster.now(), trouble })
     }
 
     async fn watch(&mut self, api: &Api<K::Object>, namespace: &str) -> Result<Duration, Failed> {
@@ -209,11 +211,14 @@ impl<K: Kind> Reflector<K> {
         let began = self.cluster.now();
         let events = match timeout(times.establish, api.watch(&params, &version)).await {
             Err(_) => {
-                let trouble = Trouble::TimedOut { call: call(), after: times.establish };
+                let trouble = Box::new(Trouble::TimedOut { call: call(), after: times.establish });
                 return Err(Failed { began, trouble });
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 410 => return Ok(self.gone(began)),
-            Ok(Err(error)) => return Err(Failed { began, trouble: Trouble::new(call(), &error) }),
+            Ok(Err(error)) => {
+                let trouble = Box::new(Trouble::new(call(), &error));
+                return Err(Failed { began, trouble });
+            }
             Ok(Ok(events)) => events,
         };
         self.handle_success(namespace);
@@ -246,7 +251,7 @@ impl<K: Kind> Reflector<K> {
         namespace: &str,
     ) -> Result<Next, Failed> {
         let call = || K::call("watch", namespace);
-        let failed = |began, trouble| Err(Failed { began, trouble });
+        let failed = |began, trouble| Err(Failed { began, trouble: Box::new(trouble) });
         match event {
             Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 let version = kube::Resource::meta(&object).resource_version.clone();
@@ -306,12 +311,12 @@ impl<K: Kind> Reflector<K> {
 
     fn handle_failure(&mut self, failed: Failed) -> Duration {
         let Failed { began, trouble } = failed;
-        if matches!(trouble, Trouble::Unreachable { .. } | Trouble::Unknown { .. }) {
+        if matches!(*trouble, Trouble::Unreachable { .. } | Trouble::Unknown { .. }) {
             // The next attempt looks at the configuration, certificates and credentials again.
             self.cluster.forget();
         }
         let words = trouble.to_string();
-        let after = self.contact.handle_failure(self.cluster.now(), began, trouble, roll());
+        let after = self.contact.handle_failure(self.cluster.now(), began, *trouble, roll());
         if after.tell {
             tracing::warn!(
                 known = self.known.len(),
