@@ -69,7 +69,7 @@ pub struct Placement {
     pub slow_start_per_second: f64,
     /// With `consistent_hash`: most sessions on an endpoint, as a multiple of its share; what is beyond goes to the next one.
     pub hash_load_max: f64,
-    /// Present: endpoints of the own zone are preferred. Default: zones do not count.
+    /// Present: endpoints of the own zone are preferred, with `least_connections` and `p2c`. Default: zones do not count.
     pub zone_aware: Option<ZoneAware>,
     /// Failed dials or handshakes in a row after which an endpoint is left alone for `ejection_time`. 0: never.
     pub ejection_failures: u32,

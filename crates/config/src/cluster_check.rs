@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use balance::Policy;
+
 use crate::check::{Check, DAY, HOUR, MS};
 use crate::endpoints::check_list;
 use crate::rules;
@@ -48,11 +50,15 @@ impl Check<'_> {
             self.rule(&root.key("zone"), rules::zone(zone.as_str()));
         }
         let known = config.zone.is_some() || config.tier.is_some();
-        for (name, pool) in config.pools.iter().filter(|_| !known) {
-            if pool.placement.zone_aware.is_some() {
+        for (name, pool) in config.pools.iter().filter(|(_, pool)| pool.placement.zone_aware.is_some()) {
+            let path = root.key("pools").key(name.as_str()).key("placement").key("zone_aware");
+            if !known {
                 let message =
                     "has no effect: the own zone is not known; write the top-level `zone`, or `tier`";
-                let path = root.key("pools").key(name.as_str()).key("placement").key("zone_aware");
+                self.warn(&path, message);
+            }
+            if !matches!(pool.balance, Policy::LeastConnections | Policy::P2c) {
+                let message = "has no effect: only `balance: least_connections` and `p2c` look at loads; take one of them";
                 self.warn(&path, message);
             }
         }
