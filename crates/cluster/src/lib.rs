@@ -6,8 +6,11 @@
 
 mod client;
 mod contact;
+pub mod deletion_cost;
+pub mod events;
 mod identity;
 mod notes;
+mod pods;
 mod reflect;
 mod resources;
 mod service;
