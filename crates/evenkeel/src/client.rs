@@ -160,13 +160,32 @@ pub async fn ask(
     bearer: Option<&Bearer>,
     timeout: Duration,
 ) -> Result<Value, ClientError> {
-    match tokio::time::timeout(timeout, exchange(address, call, bearer)).await {
+    ask_at_most(address, call, bearer, timeout, ANSWER_BYTES_MAX).await
+}
+
+/// The same, and takes an answer of at most so many bytes.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn ask_at_most(
+    address: &Address,
+    call: &Call,
+    bearer: Option<&Bearer>,
+    timeout: Duration,
+    bytes_max: usize,
+) -> Result<Value, ClientError> {
+    match tokio::time::timeout(timeout, exchange(address, call, bearer, bytes_max)).await {
         Ok(answer) => answer,
         Err(_) => Err(ClientError::TooSlow(address.clone(), timeout)),
     }
 }
 
-async fn exchange(address: &Address, call: &Call, bearer: Option<&Bearer>) -> Result<Value, ClientError> {
+async fn exchange(
+    address: &Address,
+    call: &Call,
+    bearer: Option<&Bearer>,
+    bytes_max: usize,
+) -> Result<Value, ClientError> {
     let broke = |error: &dyn fmt::Display| ClientError::Unreachable(address.clone(), error.to_string());
     let strange = |error: &dyn fmt::Display| ClientError::Strange(address.clone(), error.to_string());
     let stream = TcpStream::connect(address.host_and_port()).await.map_err(|error| match error.kind() {
@@ -179,9 +198,13 @@ async fn exchange(address: &Address, call: &Call, bearer: Option<&Bearer>) -> Re
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| strange(&error))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), bytes_max).collect().await;
         let body = body.map_err(|error| {
-            if error.is::<LengthLimitError>() { strange(&"it sends more than 64 MiB") } else { broke(&error) }
+            if error.is::<LengthLimitError>() {
+                strange(&format!("it sends more than {bytes_max} bytes"))
+            } else {
+                broke(&error)
+            }
         })?;
         judge(address, status, &body.to_bytes())
     };

@@ -6,6 +6,7 @@
 mod client;
 mod command;
 mod control;
+mod in_cluster;
 mod install;
 mod logging;
 mod operate;

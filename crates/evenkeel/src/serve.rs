@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::control::Controlled;
 use crate::watch_config::Watched;
-use crate::{logging, secrecy};
+use crate::{in_cluster, logging, secrecy};
 
 /// How often files are looked at for changes.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,7 +46,8 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
     let config = Arc::new(checked.config);
     let mut watched = Watched::new(path, config.clone());
     let (config_tx, config_rx) = watch::channel(config.clone());
-    let snapshots = discovery::spawn(Cluster::from_environment(), config_rx);
+    let cluster = Cluster::from_environment();
+    let snapshots = discovery::spawn(cluster.clone(), config_rx.clone());
     let admin = Admin::bind(config.admin.address).await.with_context(|| {
         format!("admin port {}: is another process on it? (admin.address)", config.admin.address)
     })?;
@@ -54,7 +55,8 @@ async fn run(path: &Path, checked: Checked, address_file: Option<&Path>) -> anyh
     let token = config.admin.token_file.as_deref().map(|file| TokenFile::open(file, Instant::now()));
     let token = token.transpose().context("admin.token_file")?;
     secrecy::keep_logins_out_of_dumps(&config);
-    let gateway = Arc::new(Gateway::start(config, snapshots)?);
+    let gateway = Arc::new(Gateway::start(config, snapshots.clone())?);
+    in_cluster::spawn(&gateway, cluster, config_rx, snapshots);
     let controlled = Controlled { gateway: gateway.clone(), metrics: metrics.clone() };
     let serving = tokio::spawn(admin.serve(Arc::new(controlled), token));
     if let Some(file) = address_file {
