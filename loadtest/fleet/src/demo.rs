@@ -143,8 +143,8 @@ impl Demo {
                 self.flap(now);
             }
             Action::Restart(name) => self.drain(now, name, deadline, Some(successor(name)))?,
-            // Not about endpoints.
-            Action::Pause | Action::Resume => {}
+            // Not about endpoints of ours.
+            Action::ScaleDeployment(_) | Action::Pause | Action::Resume => {}
         }
         self.write_list()
     }

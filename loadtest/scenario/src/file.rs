@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::expect::Expect;
 use crate::reconnect::{Backoff, Kind, Reconnect};
-use crate::step::{Action, Step};
+use crate::step::{Action, DeploymentScale, Step};
 
 /// What the program that plays a scenario can hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,6 +184,10 @@ impl Scenario {
                 Action::Scale(count) => {
                     within(&format!("{key}.scale"), f64::from(count), 1.0, f64::from(bounds.endpoints_max))?;
                 }
+                Action::ScaleDeployment(scale) => {
+                    let most = f64::from(bounds.endpoints_max);
+                    within(&format!("{key}.scale.replicas"), f64::from(scale.replicas), 1.0, most)?;
+                }
                 Action::Flap(flap) => flap.check(step.at, self.run_for).map_err(|e| format!("{key}.{e}"))?,
                 Action::Drain(_)
                 | Action::Kill(_)
@@ -194,7 +198,54 @@ impl Scenario {
             }
             before = step.at;
         }
+        self.check_deployments()?;
+        match self.first_of_each() {
+            (Some(cluster), Some(own)) => Err(format!(
+                "{cluster} is a cluster's and {own} is not; a scenario has steps of one kind, since its endpoints are of one"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_deployments(&self) -> Result<(), String> {
+        let mut first: Option<DeploymentScale> = None;
+        for (index, step) in self.steps.iter().enumerate() {
+            let Ok(Action::ScaleDeployment(scale)) = step.action() else { continue };
+            let first = first.get_or_insert_with(|| scale.clone());
+            if (&first.namespace, &first.deployment) != (&scale.namespace, &scale.deployment) {
+                return Err(format!(
+                    "steps[{index}].scale is of {}, expected {} as in the step before: the endpoints of one pool are \
+                     one Deployment's",
+                    scale.deployment, first.deployment
+                ));
+            }
+        }
         Ok(())
+    }
+
+    /// The first step that a cluster takes, and the first that the program takes which plays it.
+    fn first_of_each(&self) -> (Option<String>, Option<String>) {
+        let (mut cluster, mut own) = (None, None);
+        for (index, step) in self.steps.iter().enumerate() {
+            let Ok(action) = step.action() else { continue };
+            let shown = || format!("steps[{index}] ({action})");
+            match (action.is_of_cluster(), action.is_of_gateway()) {
+                (true, _) => cluster = cluster.or_else(|| Some(shown())),
+                (false, false) => own = own.or_else(|| Some(shown())),
+                (false, true) => {}
+            }
+        }
+        (cluster, own)
+    }
+
+    /// The first step that only a cluster can take, in words.
+    pub fn first_of_cluster(&self) -> Option<String> {
+        self.first_of_each().0
+    }
+
+    /// The first step for which whoever plays it must have endpoints of its own, in words.
+    pub fn first_of_own(&self) -> Option<String> {
+        self.first_of_each().1
     }
 }
 
@@ -308,6 +359,21 @@ run_for: 5s
         assert!(refusal("steps: [{at: 1s, scale: 0}]\n").contains("steps[0].scale is 0"));
         let late = refusal("steps: [{at: 1s, flap: demo-1, every: 1s, until: 6s}]\n");
         assert!(late.contains("steps[0].until is 6s, expected"), "{late}");
+    }
+
+    #[test]
+    fn steps_are_a_clusters_or_ones_own() {
+        let cluster = "steps: [{at: 1s, scale: {deployment: demo, replicas: 3}}, {at: 2s, pause: true}]\n";
+        let scenario = parse(&format!("{SMALL}{cluster}")).unwrap();
+        assert_eq!(scenario.first_of_cluster().as_deref(), Some("steps[0] (scale demo to 3)"));
+        assert_eq!(scenario.first_of_own(), None);
+        let mixed =
+            refusal("steps: [{at: 1s, scale: {deployment: demo, replicas: 3}}, {at: 2s, scale: 2}]\n");
+        assert!(mixed.contains("steps[1] (scale to 2) is not"), "{mixed}");
+        let two = "steps: [{at: 1s, scale: {deployment: a, replicas: 3}}, {at: 2s, scale: {deployment: b, replicas: 3}}]\n";
+        assert!(refusal(two).contains("steps[1].scale is of b, expected a"), "{}", refusal(two));
+        let none = refusal("steps: [{at: 1s, scale: {deployment: demo, replicas: 0}}]\n");
+        assert!(none.contains("steps[0].scale.replicas is 0, expected 1"), "{none}");
     }
 
     #[test]

@@ -19,5 +19,5 @@ pub mod summary;
 pub use expect::{Expect, Verdict};
 pub use file::{Baseline, Bounds, Clients, Endpoints, ReconnectText, Scenario};
 pub use report::{Report, Run};
-pub use step::{Action, Flap, How, Step};
+pub use step::{Action, DeploymentScale, Flap, How, Scale, Step};
 pub use summary::{Mark, Summary, Timeline};

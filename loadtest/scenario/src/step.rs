@@ -6,7 +6,9 @@ use std::fmt;
 use std::time::Duration;
 
 use model::units;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Shortest time between two changes of a flapping endpoint: a list is read that often at best.
 const FLAP_EVERY_MIN: Duration = Duration::from_millis(100);
@@ -18,8 +20,9 @@ pub struct Step {
     /// When, from the first connection.
     #[serde(with = "units::duration")]
     pub at: Duration,
-    /// Start endpoints, or drain and stop those with the highest numbers, until there are so many.
-    pub scale: Option<u32>,
+    /// A number: start endpoints, or drain and stop those with the highest numbers, until there are so many. Or a
+    /// Deployment of a cluster, and how many replicas it gets.
+    pub scale: Option<Scale>,
     /// Drain these and stop them.
     pub drain: Option<Vec<String>>,
     /// End this one without a word (SIGKILL); it leaves the list 1 s later.
@@ -47,11 +50,34 @@ pub struct Step {
     pub how: Option<How>,
 }
 
+/// `scale:` as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scale {
+    /// Endpoints of the program that plays it.
+    Endpoints(u32),
+    /// Pods of a cluster.
+    Deployment(DeploymentScale),
+}
+
+/// Replicas of a Deployment.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentScale {
+    /// Its name.
+    pub deployment: String,
+    /// How many it gets.
+    pub replicas: u32,
+    /// Where it is. Default: the namespace of the kubeconfig, or of the Pod that plays.
+    pub namespace: Option<String>,
+}
+
 /// What a step does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
     /// See `scale` of a step.
     Scale(u32),
+    /// See `scale` of a step.
+    ScaleDeployment(DeploymentScale),
     /// See `drain` of a step.
     Drain(Vec<String>),
     /// See `kill` of a step.
@@ -102,7 +128,7 @@ impl Step {
     pub fn action(&self) -> Result<Action, String> {
         const KINDS: &str = "scale, drain, kill, revive, restart, flap, pause, resume";
         let kinds = [
-            self.scale.map(Action::Scale),
+            self.scale.clone().map(Action::from),
             self.drain.clone().map(Action::Drain),
             self.kill.clone().map(Action::Kill),
             self.revive.clone().map(Action::Revive),
@@ -135,6 +161,58 @@ impl Step {
     }
 }
 
+impl Action {
+    /// It is done by a cluster, through its API.
+    pub fn is_of_cluster(&self) -> bool {
+        matches!(self, Self::ScaleDeployment(_))
+    }
+
+    /// It is done by the gateway, wherever that runs.
+    pub fn is_of_gateway(&self) -> bool {
+        matches!(self, Self::Pause | Self::Resume)
+    }
+}
+
+impl From<Scale> for Action {
+    fn from(scale: Scale) -> Self {
+        match scale {
+            Scale::Endpoints(count) => Self::Scale(count),
+            Scale::Deployment(scale) => Self::ScaleDeployment(scale),
+        }
+    }
+}
+
+/// A number or a mapping; errors within the mapping name its keys.
+impl<'de> Deserialize<'de> for Scale {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Scale;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of endpoints, or {deployment: NAME, replicas: N}")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<Scale, E> {
+                let count =
+                    u32::try_from(count).map_err(|_| E::custom(format!("scale is {count}, too many")))?;
+                Ok(Scale::Endpoints(count))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Scale, E> {
+                let count =
+                    u64::try_from(count).map_err(|_| E::custom(format!("scale is {count}, below 0")))?;
+                self.visit_u64(count)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scale, A::Error> {
+                DeploymentScale::deserialize(MapAccessDeserializer::new(map)).map(Scale::Deployment)
+            }
+        }
+        from.deserialize_any(Either)
+    }
+}
+
 impl Flap {
     /// Whether it is there at `t` after the step at `at`, both from the first connection.
     pub fn present(&self, at: Duration, t: Duration) -> bool {
@@ -161,6 +239,10 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scale(count) => write!(f, "scale to {count}"),
+            Self::ScaleDeployment(scale) => {
+                let namespace = scale.namespace.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+                write!(f, "scale {namespace}{} to {}", scale.deployment, scale.replicas)
+            }
             Self::Drain(names) => write!(f, "drain {}", names.join(", ")),
             Self::Kill(name) => write!(f, "kill {name}"),
             Self::Revive(name) => write!(f, "revive {name}"),
@@ -191,6 +273,9 @@ mod tests {
     #[test]
     fn a_step_does_exactly_one_thing() {
         assert_eq!(action("scale: 3"), Ok(Action::Scale(3)));
+        let deployment = DeploymentScale { deployment: "demo".into(), replicas: 5, namespace: None };
+        let scale = Ok(Action::ScaleDeployment(deployment));
+        assert_eq!(action("scale: {deployment: demo, replicas: 5}"), scale);
         assert_eq!(action("revive: demo-1"), Ok(Action::Revive("demo-1".into())));
         assert_eq!(action("pause: true"), Ok(Action::Pause));
         assert_eq!(action("resume: true"), Ok(Action::Resume));
@@ -198,6 +283,17 @@ mod tests {
         assert!(action("scale: 3, kill: demo-1").unwrap_err().contains("two things"));
         assert!(action("pause: true, resume: true").unwrap_err().contains("two things"));
         assert!(action("pause: false").unwrap_err().contains("expected pause: true"));
+    }
+
+    #[test]
+    fn a_wrong_scale_names_what_is_wrong_with_it() {
+        let refusal = |text: &str| {
+            serde_saphyr::from_str::<Step>(&format!("{{at: 1s, scale: {text}}}")).unwrap_err().to_string()
+        };
+        assert!(refusal("{deployment: demo, replcas: 5}").contains("replcas"));
+        assert!(refusal("{deployment: demo}").contains("replicas"));
+        assert!(refusal("many").contains("a number of endpoints, or"), "{}", refusal("many"));
+        assert!(refusal("-1").contains("below 0"), "{}", refusal("-1"));
     }
 
     #[test]

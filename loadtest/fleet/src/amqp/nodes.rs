@@ -180,7 +180,11 @@ impl Job {
                 self.tell(Happened::State(name.clone(), State::Ready));
                 Ok(())
             }
-            Action::Drain(_) | Action::Flap(_) | Action::Pause | Action::Resume => {
+            Action::ScaleDeployment(_)
+            | Action::Drain(_)
+            | Action::Flap(_)
+            | Action::Pause
+            | Action::Resume => {
                 bail!("{action} is no step of a cluster; the scenario was checked for that")
             }
         }

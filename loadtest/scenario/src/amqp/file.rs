@@ -209,7 +209,11 @@ impl AmqpScenario {
                         return Err(format!("{key} names {name:?}, expected ek1 to ek{nodes}"));
                     }
                 }
-                other @ (Action::Drain(_) | Action::Flap(_) | Action::Pause | Action::Resume) => {
+                other @ (Action::ScaleDeployment(_)
+                | Action::Drain(_)
+                | Action::Flap(_)
+                | Action::Pause
+                | Action::Resume) => {
                     return Err(format!(
                         "{key} is {other}, expected scale, restart, kill or revive with amqp"
                     ));

@@ -20,6 +20,7 @@ impl Sim {
     pub(super) fn act(&mut self, number: u32, action: &Action, deadline: Duration) {
         match action {
             Action::Scale(count) => self.scale(*count as usize, deadline),
+            Action::ScaleDeployment(scale) => self.scale(scale.replicas as usize, deadline),
             Action::Drain(names) => {
                 for node in names.iter().filter_map(|name| self.named(name)).collect::<Vec<u16>>() {
                     self.drain(node, deadline, None);
