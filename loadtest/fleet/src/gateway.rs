@@ -190,6 +190,11 @@ async fn listening(child: &mut Child, addresses: &Path) -> anyhow::Result<(Socke
 }
 
 impl Admin {
+    /// Of a gateway that runs elsewhere.
+    pub fn at(address: SocketAddr) -> Self {
+        Self(address)
+    }
+
     /// A call that answers with JSON.
     ///
     /// # Errors
@@ -208,7 +213,7 @@ impl Admin {
         Ok(String::from_utf8_lossy(body(&answer)?).into_owned())
     }
 
-    /// One request on a connection of its own; the admin port is on loopback and answers with a small body.
+    /// One request on a connection of its own; the admin port answers with a small body.
     async fn ask(self, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
         let exchange = async {
             let mut socket = TcpStream::connect(self.0).await?;

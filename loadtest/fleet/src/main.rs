@@ -10,6 +10,7 @@ mod amqp;
 mod child;
 mod client;
 mod clients;
+mod cluster;
 mod cost;
 mod demo;
 mod endpoint;

@@ -10,9 +10,10 @@ use scenario::amqp::AmqpScenario;
 use scenario::{Bounds, Report, Run, Scenario, Summary};
 
 use crate::amqp;
+use crate::cluster::{Place, Replicas};
 use crate::gateway::{move_close, without_rebalance};
 use crate::recording::summarise;
-use crate::run::{self, Setup, Target};
+use crate::run::{self, Endpoints, Setup, Target};
 use crate::usage;
 
 /// Descriptors that a process needs beyond its sockets.
@@ -28,12 +29,23 @@ pub struct Args {
     /// Scenario files, see loadtest/README.md; played one after the other
     #[arg(required = true, value_name = "SCENARIO")]
     pub scenarios: Vec<PathBuf>,
-    /// Drive a gateway that runs elsewhere, ws://host:port/path; steps need --endpoints-file
+    /// Drive a gateway that runs elsewhere, ws://host:port/path; steps need --endpoints-file, or a cluster
     #[arg(long)]
     pub target: Option<String>,
     /// With --target: the endpoints file that the gateway there watches; demo endpoints are started and listed in it
     #[arg(long, requires = "target")]
     pub endpoints_file: Option<PathBuf>,
+    /// With --target: the admin port of a gateway, http://host:port, once for each replica; they tell the sessions of all
+    /// endpoints
+    #[arg(long, value_name = "URL", requires = "target", conflicts_with = "endpoints_file")]
+    pub status: Vec<String>,
+    /// With --target: the headless Service of the gateways, namespace/service, in the cluster of KUBECONFIG or of the own
+    /// Pod; instead of --status
+    #[arg(long, value_name = "SERVICE", requires = "target", conflicts_with_all = ["endpoints_file", "status"])]
+    pub replicas_of: Option<String>,
+    /// With --status or --replicas-of: which pool of the gateways [default: the only one]
+    #[arg(long)]
+    pub pool: Option<String>,
     /// Where the JSON report goes [default: target/replay/NAME.json]
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -65,6 +77,11 @@ pub async fn replay(args: Args) -> anyhow::Result<ExitCode> {
     }
     let scenarios: Vec<Any> =
         args.scenarios.iter().map(|path| read(path, args.seed)).collect::<Result<_, _>>()?;
+    for scenario in &scenarios {
+        if let Any::Websocket(scenario) = scenario {
+            check_target(&args, scenario)?;
+        }
+    }
     let mut passed = true;
     for scenario in &scenarios {
         passed &= play(&args, scenario).await?;
@@ -148,8 +165,7 @@ fn setups(args: &Args, scenario: &Scenario, out: &Path) -> anyhow::Result<Vec<Se
     };
     if let Some(url) = &args.target {
         let (address, path) = parse_target(url)?;
-        let endpoints_file = args.endpoints_file.clone();
-        let target = Target::Elsewhere { address, path, endpoints_file };
+        let target = Target::Elsewhere { address, path, endpoints: endpoints_elsewhere(args)? };
         return Ok(vec![setup("target", scenario.run_for, target)]);
     }
     let own = Target::Own(scenario.gateway.clone());
@@ -161,6 +177,45 @@ fn setups(args: &Args, scenario: &Scenario, out: &Path) -> anyhow::Result<Vec<Se
         setups.push(setup(&baseline.policy, length, target));
     }
     Ok(setups)
+}
+
+fn endpoints_elsewhere(args: &Args) -> anyhow::Result<Endpoints> {
+    if let Some(file) = &args.endpoints_file {
+        return Ok(Endpoints::Ours(file.clone()));
+    }
+    let replicas = Replicas::parse(&args.status, args.replicas_of.as_deref())?;
+    let told = |replicas| Endpoints::Told(Place { replicas, pool: args.pool.clone() });
+    Ok(replicas.map_or(Endpoints::Seen, told))
+}
+
+/// Whether the steps of a scenario can be taken where the command line says; what cannot is told before the start.
+fn check_target(args: &Args, scenario: &Scenario) -> anyhow::Result<()> {
+    let name = &scenario.name;
+    if let Some(step) = scenario.first_of_cluster() {
+        if args.target.is_none() {
+            bail!(
+                "{name}: {step} is a step of a cluster; name a gateway there with --target ws://NODE:PORT, and its \
+                 replicas with --replicas-of NAMESPACE/SERVICE or --status URL"
+            );
+        }
+        if args.status.is_empty() && args.replicas_of.is_none() {
+            bail!(
+                "{name}: {step} changes endpoints that only the gateways see; say where to ask them, with --replicas-of \
+                 NAMESPACE/SERVICE or --status URL"
+            );
+        }
+    }
+    if let Some(step) = scenario.first_of_own()
+        && args.target.is_some()
+        && args.endpoints_file.is_none()
+    {
+        bail!(
+            "{name}: {step} is about endpoints of this machine, and the gateway of --target does not know them; add \
+             --endpoints-file with the list that it watches, or write the step for a cluster, \
+             scale: {{deployment: NAME, replicas: N}}"
+        );
+    }
+    Ok(())
 }
 
 /// Host with port, and path, of a `ws://` address.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::child::{Child, What, Who};
+use crate::cluster::{Place, Tier};
 use crate::demo::Demo;
 use crate::gateway::Gateway;
 use crate::progress::Progress;
@@ -55,10 +56,20 @@ pub enum Target {
         address: String,
         /// Path, with its query.
         path: String,
-        /// A file that it watches: demo endpoints are started and listed there. Absent: it has its own endpoints, and
-        /// the steps are left out.
-        endpoints_file: Option<PathBuf>,
+        /// Where its endpoints come from.
+        endpoints: Endpoints,
     },
+}
+
+/// The endpoints of a gateway that runs elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoints {
+    /// Ours, listed in a file that it watches.
+    Ours(PathBuf),
+    /// Its own, told by all gateways of its tier; a cluster may scale them.
+    Told(Place),
+    /// Its own, known by what clients see of them; steps of endpoints cannot be taken.
+    Seen,
 }
 
 struct Run<'a> {
@@ -68,6 +79,7 @@ struct Run<'a> {
     demo: Demo,
     clients: Child,
     gateway: Option<Gateway>,
+    tier: Option<Tier>,
     progress: Progress,
     began: Instant,
     latest: ClientsSample,
@@ -86,8 +98,8 @@ pub async fn record(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Record
     let (tx, mut events) = mpsc::unbounded_channel();
     let (list, own_endpoints) = match &setup.target {
         Target::Own(_) => (setup.folder.join("endpoints.yaml"), true),
-        Target::Elsewhere { endpoints_file: Some(file), .. } => (file.clone(), true),
-        Target::Elsewhere { endpoints_file: None, .. } => (PathBuf::new(), false),
+        Target::Elsewhere { endpoints: Endpoints::Ours(file), .. } => (file.clone(), true),
+        Target::Elsewhere { .. } => (PathBuf::new(), false),
     };
     let mut demo = Demo::new(&setup.folder, &list, scenario.clients.push_every, tx.clone());
     if own_endpoints {
@@ -100,10 +112,19 @@ pub async fn record(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Record
         Target::Own(pool) => Some(Gateway::start(&setup.folder, pool, &list).await?),
         Target::Elsewhere { .. } => None,
     };
+    let mut tier = match &setup.target {
+        Target::Elsewhere { endpoints: Endpoints::Told(place), .. } => {
+            Some(Tier::start(place, scenario).await?)
+        }
+        Target::Own(_) | Target::Elsewhere { .. } => None,
+    };
     let usage_idle = gateway.as_ref().and_then(|gateway| usage::of(gateway.pid()?).ok());
     let clients = Child::spawn(Who::Clients, &["clients".into()], &tx, setup.folder.join("clients.log"))?;
     let began = Instant::now();
     demo.began = Some(began);
+    if let Some(tier) = &mut tier {
+        tier.begin(began);
+    }
     let mut run = Run {
         scenario,
         setup,
@@ -111,6 +132,7 @@ pub async fn record(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Record
         demo,
         clients,
         gateway,
+        tier,
         progress: Progress::new(setup.quiet, &setup.label, setup.length),
         began,
         latest: ClientsSample::default(),
@@ -131,6 +153,14 @@ pub async fn record(scenario: &Scenario, setup: &Setup) -> anyhow::Result<Record
     run.recording.usage = run.usage().and_then(|end| Some((usage_idle?, end)));
     run.wind_up().await?;
     Ok(run.recording)
+}
+
+/// What the tier says next; for ever when there is none.
+async fn look(tier: &mut Option<Tier>) -> anyhow::Result<Sample> {
+    match tier {
+        Some(tier) => tier.look().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn settle(demo: &mut Demo, events: &mut mpsc::UnboundedReceiver<(Who, What)>) -> anyhow::Result<()> {
@@ -174,6 +204,7 @@ impl Run<'_> {
         while Instant::now() < end {
             tokio::select! {
                 Some((who, what)) = self.events.recv() => self.handle(who, what)?,
+                sample = look(&mut self.tier) => self.recording.timeline.series.samples.push(sample?),
                 _ = every.tick() => {
                     let now = Instant::now();
                     self.step(now, &mut next_step).await?;
@@ -198,15 +229,15 @@ impl Run<'_> {
         *next += 1;
         let action = step.action().map_err(anyhow::Error::msg)?;
         let t = (now - self.began).as_secs_f64();
-        if !self.recording.verified {
-            self.progress.say(&format!("  {t:.1} s: {} is left out: the endpoints are not ours", action));
-            return Ok(());
-        }
         self.progress.say(&format!("          {t:5.1} s  {}", action));
         self.recording.timeline.steps.push(Mark { t, action: action.clone() });
         let command = match action {
             Action::Pause => "pause",
             Action::Resume => "resume",
+            Action::ScaleDeployment(scale) => {
+                let tier = self.tier.as_ref().context("a Deployment is scaled without a cluster")?;
+                return tier.scale(&scale).await;
+            }
             _ => return self.demo.act(now, &action, step.deadline),
         };
         match &self.gateway {
@@ -242,6 +273,10 @@ impl Run<'_> {
         match answer {
             Answer::Clients(sample) => {
                 let t = (now - self.began).as_secs_f64();
+                if self.tier.is_some() {
+                    self.latest = sample;
+                    return;
+                }
                 if !self.recording.verified {
                     self.demo.discover(t, sample.open.keys());
                 }
@@ -259,7 +294,11 @@ impl Run<'_> {
     }
 
     fn show(&mut self, now: Instant) {
-        let shown = |(name, open): &(&String, &u32)| **open > 0 || self.demo.is_ready(name);
+        let is_ready = |name: &str| match &self.tier {
+            Some(tier) => tier.is_ready(name),
+            None => self.demo.is_ready(name),
+        };
+        let shown = |(name, open): &(&String, &u32)| **open > 0 || is_ready(name);
         let open: Vec<String> =
             self.latest.open.iter().filter(shown).map(|(name, open)| format!("{name} {open}")).collect();
         let total: u32 = self.latest.open.values().sum();
@@ -280,10 +319,17 @@ impl Run<'_> {
                 Err(e) => self.recording.faults.push(format!("the gateway's status could not be read: {e}")),
             }
         }
+        if let Some(tier) = &self.tier {
+            self.recording.status = Some(tier.status());
+            self.recording.faults.extend_from_slice(tier.silent());
+        }
         self.clients.order(&Order::Quiet).await;
         self.demo.order(&Order::Quiet).await;
         self.still().await?;
-        self.recording.timeline.series.changes = self.demo.changes.clone();
+        self.recording.timeline.series.changes = match &self.tier {
+            Some(tier) => tier.changes(),
+            None => self.demo.changes.clone(),
+        };
         self.recording.failed = self.latest.failed.clone();
         self.clients.order(&Order::Finish).await;
         self.accounts(|run| run.clients_done, "the clients'").await?;
