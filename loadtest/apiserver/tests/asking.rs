@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use apiserver::{ApiServer, Refusal, Scaled};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -180,6 +181,22 @@ async fn a_missing_right_is_told_and_remembered_with_what_was_asked() {
     assert_eq!(code(&services.list(&ListParams::default()).await.unwrap_err()).0, 403);
     server.allow_everything();
     assert!(services.list(&ListParams::default()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_slow_list_holds_up_nobody_else() {
+    let server = ApiServer::start().unwrap();
+    server.apply(pod("a")).unwrap();
+    server.slow_lists(Duration::from_secs(3600));
+    let api = pods(&server);
+    let list = tokio::spawn(async move { api.list(&ListParams::default()).await });
+    assert!(server.until(WITHIN, |server| server.requests().iter().any(|seen| seen.verb == "list")).await);
+    let api = pods(&server);
+    assert!(api.get("a").await.is_ok());
+    server.slow_lists(Duration::ZERO);
+    assert!(api.list(&ListParams::default()).await.is_ok());
+    assert!(!list.is_finished());
+    list.abort();
 }
 
 #[tokio::test]
