@@ -3,6 +3,8 @@
 
 mod pods;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -114,6 +116,17 @@ fn text(output: &Output) -> String {
 #[test]
 fn a_deployment_is_scaled_out_and_in_and_the_gateways_own_counts_are_judged() {
     let cluster = Cluster::start();
+    // What the Roles in deploy/ give the fleet and the gateway: more they must not need.
+    for (group, resource, verbs) in [
+        ("apps", "deployments/scale", json!(["get", "patch"])),
+        ("discovery.k8s.io", "endpointslices", json!(["get", "list", "watch"])),
+        ("", "pods", json!(["get", "list", "watch"])),
+        ("events.k8s.io", "events", json!(["create"])),
+    ] {
+        let rules = json!([{"apiGroups": [group], "resources": [resource], "verbs": verbs}]);
+        let role = json!({"kind": "Role", "metadata": {"namespace": "shop"}, "rules": rules});
+        cluster.server.grant(&role).unwrap();
+    }
     let output = cluster.replay(&["--replicas-of", "shop/evenkeel-replicas", "--json", "result.json"]);
     let log = std::fs::read_to_string(cluster.folder.path().join("gateway.log")).unwrap();
     assert!(output.status.success(), "{}\n{log}", text(&output));
@@ -126,6 +139,31 @@ fn a_deployment_is_scaled_out_and_in_and_the_gateways_own_counts_are_judged() {
     assert_eq!(cluster.pods.lock().unwrap().running(), 2);
     let scales = cluster.server.requests().into_iter().filter(|seen| seen.resource == "deployments/scale");
     assert_eq!(scales.map(|seen| seen.verb).collect::<Vec<_>>(), ["patch"; 3]);
+}
+
+#[test]
+fn a_standalone_endpoint_serves_on_after_sigterm_until_nobody_is_left() {
+    let mut endpoint = Command::new(env!("CARGO_BIN_EXE_fleet"))
+        .args(["endpoint", "--standalone", "--name", "a", "--address", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(endpoint.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let first: Value = serde_json::from_str(&lines.next().unwrap()).unwrap();
+    let mut client = TcpStream::connect(first["listening"].as_str().unwrap()).unwrap();
+    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(upgrade.as_bytes()).unwrap();
+    let mut saw = |line: &str| lines.by_ref().any(|said| said == line);
+    assert!(saw(r#"{"open":1}"#));
+    let pid = rustix::process::Pid::from_child(&endpoint);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    // It has gone on for longer than an empty one would.
+    for _ in 0..15 {
+        assert!(saw(r#"{"open":1}"#));
+    }
+    drop(client);
+    assert!(endpoint.wait().unwrap().success());
 }
 
 #[test]
