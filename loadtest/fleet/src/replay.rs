@@ -273,6 +273,15 @@ mod tests {
     }
 
     #[test]
+    fn the_job_of_the_demo_overlay_plays_the_scenario_of_the_load_tests() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let copy =
+            fs::read_to_string(format!("{root}/deploy/overlays/websocket-demo/scenario.yaml")).unwrap();
+        let own = fs::read_to_string(format!("{root}/loadtest/scenarios/cluster-scale-out.yaml")).unwrap();
+        assert_eq!(copy, own);
+    }
+
+    #[test]
     fn a_target_is_a_plain_websocket_address() {
         let target = |url| parse_target(url).unwrap();
         assert_eq!(target("ws://gate:8080/ws?x=1"), ("gate:8080".into(), "/ws?x=1".into()));
