@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("scenario", &["model"]),
     ("apiserver", &[]),
     ("rabbitmq", &[]),
-    ("fleet", &["amqp", "config", "evenkeel", "model", "rabbitmq", "scenario"]),
+    ("fleet", &["amqp", "apiserver", "config", "evenkeel", "model", "rabbitmq", "scenario"]),
     ("sim", &["balance", "config", "model", "scenario", "session", "ws"]),
     ("xtask", &["config", "rabbitmq"]),
 ];

@@ -49,25 +49,37 @@ impl Child {
     /// # Errors
     /// When the log cannot be written or the process not be started.
     pub fn spawn(who: Who, args: &[OsString], events: &Events, log: PathBuf) -> anyhow::Result<Self> {
-        let mut child = Self::start(args, Stdio::piped(), Stdio::piped(), log)?;
+        let mut child = Self::start(args, &[], Stdio::piped(), Stdio::piped(), log)?;
         let stdout = child.process.stdout.take().expect("standard output was piped");
         tokio::spawn(listen(who, stdout, events.clone()));
         Ok(child)
     }
 
-    /// Starts `fleet ARGS` as a process that answers nothing; all of its output goes to `log`.
+    /// Starts `fleet ARGS` with these variables beside its own, as a process that answers nothing; all of its output goes
+    /// to `log`.
     ///
     /// # Errors
     /// When the log cannot be written or the process not be started.
-    pub fn spawn_silent(args: &[OsString], log: PathBuf) -> anyhow::Result<Self> {
-        Self::start(args, Stdio::null(), Stdio::null(), log)
+    pub fn spawn_silent(
+        args: &[OsString],
+        variables: &[(OsString, OsString)],
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
+        Self::start(args, variables, Stdio::null(), Stdio::null(), log)
     }
 
-    fn start(args: &[OsString], stdin: Stdio, stdout: Stdio, log: PathBuf) -> anyhow::Result<Self> {
+    fn start(
+        args: &[OsString],
+        variables: &[(OsString, OsString)],
+        stdin: Stdio,
+        stdout: Stdio,
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("this program's own path is not known")?;
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut process = Command::new(own)
             .args(args)
+            .envs(variables.iter().map(|(key, value)| (key, value)))
             .stdin(stdin)
             .stdout(stdout)
             .stderr(file)

@@ -122,7 +122,15 @@ impl Client {
 
     async fn connect(&mut self) -> Result<(Ws, String), Failure> {
         let plan = &self.board.plan;
-        let socket = dial(&plan.address, source(self.number, plan.addresses))
+        let address = {
+            let targets = self.board.targets.borrow();
+            let place = match targets.len() {
+                0 | 1 => 0,
+                several => (self.rng.unit() * several as f64) as usize,
+            };
+            targets.get(place).cloned().unwrap_or_default()
+        };
+        let socket = dial(&address, source(self.number, plan.addresses))
             .await
             .map_err(|e| Failure::from(format!("connect: {}", e.kind())))?;
         // Without it, small messages wait for the peer's delayed acknowledgement.

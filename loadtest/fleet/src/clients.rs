@@ -24,6 +24,8 @@ const FINISH_WITHIN: Duration = Duration::from_secs(15);
 pub struct Board {
     /// What they do.
     pub plan: ClientsPlan,
+    /// Where they connect, each time to any of them.
+    pub targets: RefCell<Vec<String>>,
     /// When the order to start came.
     pub began: Instant,
     /// Their counts.
@@ -56,14 +58,19 @@ pub async fn run() -> anyhow::Result<()> {
         );
     };
     let (phase, phases) = watch::channel(Phase::Run);
-    tokio::task::spawn_local(protocol::follow(orders, phase));
+    let plan_address = plan.address.clone();
     let sample = ClientsSample { away: plan.count, ..ClientsSample::default() };
     let board = Rc::new(Board {
         plan,
+        targets: RefCell::new(vec![plan_address]),
         began: Instant::now(),
         sample: RefCell::new(sample),
         records: RefCell::default(),
     });
+    let aimed = board.clone();
+    tokio::task::spawn_local(protocol::follow(orders, phase, move |targets| {
+        *aimed.targets.borrow_mut() = targets.iter().map(ToString::to_string).collect();
+    }));
     let mut clients = start(&board, &phases);
     let mut every = tokio::time::interval(SAMPLE_EVERY);
     let mut phase = phases;

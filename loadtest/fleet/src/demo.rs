@@ -218,6 +218,12 @@ impl Demo {
         if changed { self.write_list() } else { Ok(()) }
     }
 
+    /// Endpoints that listen, and where, by name.
+    pub fn listening(&self) -> Vec<(String, SocketAddr)> {
+        let ready = self.endpoints.iter().filter(|(_, endpoint)| matches!(endpoint.stage, Stage::Ready));
+        ready.filter_map(|(name, endpoint)| Some((name.clone(), endpoint.address?))).collect()
+    }
+
     /// Whether `name` takes new sessions.
     pub fn is_ready(&self, name: &str) -> bool {
         self.endpoints.get(name).is_some_and(|endpoint| matches!(endpoint.stage, Stage::Ready))

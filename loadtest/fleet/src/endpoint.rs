@@ -82,7 +82,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         let within = Duration::from_secs(args.leave_within_s);
         tokio::task::spawn_local(leave(signals, desk.clone(), within, phase));
     } else {
-        tokio::task::spawn_local(protocol::follow(protocol::orders(), phase));
+        tokio::task::spawn_local(protocol::follow(protocol::orders(), phase, drop));
     }
     protocol::answer(&Answer::Listening(listener.local_addr()?));
     accept(listener, &desk, phases).await;

@@ -58,6 +58,18 @@ impl Gateway {
     /// # Errors
     /// With the gateway's last words, when it ends or is not ready in time.
     pub async fn configured(folder: &Path, config_text: &Value) -> anyhow::Result<Self> {
+        Self::configured_as(folder, config_text, &[]).await
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Errors
+    /// With the gateway's last words, when it ends or is not ready in time.
+    pub async fn configured_as(
+        folder: &Path,
+        config_text: &Value,
+        variables: &[(OsString, OsString)],
+    ) -> anyhow::Result<Self> {
         let (config, addresses) = (folder.join("evenkeel.yaml"), folder.join("addresses.json"));
         // JSON is YAML, and every value stays what it is.
         fs::write(&config, serde_json::to_string_pretty(config_text)?)
@@ -69,7 +81,7 @@ impl Gateway {
             .into_iter()
             .chain(["--address-file".into(), addresses.clone().into()])
             .collect();
-        let mut child = Child::spawn_silent(&args, folder.join("gateway.log"))?;
+        let mut child = Child::spawn_silent(&args, variables, folder.join("gateway.log"))?;
         match timeout(START_WITHIN, listening(&mut child, &addresses)).await {
             Ok(Ok((listener, admin))) => Ok(Self { child, listener, admin }),
             Ok(Err(e)) => Err(e),
@@ -105,6 +117,11 @@ impl Gateway {
     pub async fn command(&self, command: &str) -> anyhow::Result<()> {
         let answer = self.admin.call("POST", &format!("/api/v1/{command}")).await;
         answer.map(|_| ()).with_context(|| format!("the gateway did not take the command {command}"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill();
     }
 
     /// SIGTERM.
@@ -193,6 +210,11 @@ impl Admin {
     /// Of a gateway that runs elsewhere.
     pub fn at(address: SocketAddr) -> Self {
         Self(address)
+    }
+
+    /// Where it is.
+    pub fn address(self) -> SocketAddr {
+        self.0
     }
 
     /// A call that answers with JSON.

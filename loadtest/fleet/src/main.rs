@@ -3,7 +3,7 @@
 //!
 //! `fleet replay SCENARIO.yaml` is the program; the other subcommands are the processes that it starts, each of its
 //! own, so that descriptors, CPU time and memory are the gateway's own. `fleet cost` measures the last two, `fleet shutdown` how a
-//! gateway ends. See `loadtest/README.md`.
+//! gateway ends, and `fleet tier`, `rollout` and `discovery` several of them in a cluster. See `loadtest/README.md`.
 
 mod accounting;
 mod amqp;
@@ -15,6 +15,7 @@ mod cost;
 mod demo;
 mod endpoint;
 mod gateway;
+mod in_cluster;
 mod progress;
 mod protocol;
 mod ranges;
@@ -49,6 +50,12 @@ enum Command {
     Cost(cost::Args),
     /// Stop a gateway with thousands of sessions and look how they are closed
     Shutdown(shutdown::Args),
+    /// Level several gateways over one Kubernetes API, and kill one
+    Tier(in_cluster::tier::Args),
+    /// Replace all endpoints one by one
+    Rollout(in_cluster::rollout::Args),
+    /// See how soon a new endpoint has sessions, and break watches
+    Discovery(in_cluster::discovery::Args),
     /// The gateway's whole command line, as a child of replay
     #[command(hide = true, disable_help_flag = true)]
     Gateway {
@@ -77,6 +84,9 @@ fn main() -> ExitCode {
         Command::Gateway { args } => return run_gateway(args),
         Command::Replay(args) => on_one_thread(replay::replay(args)),
         Command::Shutdown(args) => on_one_thread(shutdown::shutdown(args)),
+        Command::Tier(args) => on_one_thread(in_cluster::tier::tier(args)),
+        Command::Rollout(args) => on_one_thread(in_cluster::rollout::rollout(args)),
+        Command::Discovery(args) => on_one_thread(in_cluster::discovery::discovery(args)),
         Command::Endpoint(args) => on_one_thread(endpoint::serve(args)).map(|()| ExitCode::SUCCESS),
         Command::Clients => on_one_thread(clients::run()).map(|()| ExitCode::SUCCESS),
         Command::Cost(args) => on_one_thread(cost::cost(args)),

@@ -24,7 +24,7 @@ pub enum Order {
     Start(ClientsPlan),
     /// AMQP clients only, once, first: connect, publish and consume.
     StartAmqp(AmqpPlan),
-    /// AMQP clients only: connect to these from now on.
+    /// Clients only: connect to these from now on, each attempt to any of them.
     Targets(Vec<SocketAddr>),
     /// Send no further message of your own; answer and reconnect as before.
     Quiet,
@@ -235,11 +235,19 @@ pub fn answer_records<T: Clone>(records: &[T], wrap: impl Fn(Vec<T>) -> Answer) 
 }
 
 /// Follows the orders of the replay: the phase advances, and ends at [`Phase::Finish`] when the input ends.
-pub async fn follow(mut orders: mpsc::UnboundedReceiver<Order>, phase: watch::Sender<Phase>) {
+pub async fn follow(
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    phase: watch::Sender<Phase>,
+    mut aim: impl FnMut(Vec<SocketAddr>),
+) {
     loop {
         match orders.recv().await {
             Some(Order::Quiet) => phase.send_replace(Phase::Quiet),
-            Some(Order::Start(_) | Order::StartAmqp(_) | Order::Targets(_)) => continue,
+            Some(Order::Targets(targets)) => {
+                aim(targets);
+                continue;
+            }
+            Some(Order::Start(_) | Order::StartAmqp(_)) => continue,
             Some(Order::Finish) | None => break,
         };
     }

@@ -40,7 +40,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
         tokio::task::spawn_local(accept(listener, args.bytes));
     }
     let (phase, mut phases) = watch::channel(Phase::Run);
-    tokio::task::spawn_local(protocol::follow(protocol::orders(), phase));
+    tokio::task::spawn_local(protocol::follow(protocol::orders(), phase, drop));
     let _ = phases.wait_for(|phase| *phase == Phase::Finish).await;
     protocol::answer(&Answer::Done);
     Ok(())
