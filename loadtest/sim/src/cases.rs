@@ -21,6 +21,8 @@
 //!   `never-return-1-churn` keeps the 20.
 //! - `fifth-never-returns`: the guard stops at all; with 3 replicas it is told only.
 //! - `tier-*`: the band that the limits name, a tenth beside the closes that chance makes necessary, and the pace.
+//! - `zones-*`: no move for the sake of a zone, and none that undoes a preference. A scale-out fills new endpoints as far as
+//!   the smaller of their two shares says (decision 025), so it ends less even than without zones; arrivals fill the rest.
 //! - What is said of other cases: `rolling-restart-slow`, `scale-in-mute`, `flapping-*`, `slow-endpoint`, the end of `storm-*`.
 //!
 //! Not here: running them over many seeds (`runner`) and printing (`table`).
@@ -30,6 +32,7 @@ mod growth;
 mod restarts;
 mod rivals;
 mod tier;
+mod zones;
 
 use std::time::Duration;
 
@@ -98,7 +101,10 @@ impl Bar {
 
 /// All cases, in the order of the table.
 pub fn all() -> Vec<Case> {
-    [growth::cases(), restarts::cases(), faults::cases(), tier::cases()].into_iter().flatten().collect()
+    [growth::cases(), restarts::cases(), faults::cases(), tier::cases(), zones::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Sessions stand for this long before the first step, longer than `min_age`.

@@ -119,7 +119,21 @@ impl Sim {
         self.out.away = count(Stage::Away) + count(Stage::Connecting);
         self.out.names = self.nodes.iter().map(|node| node.name.clone()).collect();
         self.out.events = self.queue.scheduled();
+        self.out.in_own_zone = self.in_own_zone();
         self.out
+    }
+
+    /// The share of all sessions whose endpoint is in the zone of their replica.
+    fn in_own_zone(&self) -> Option<f64> {
+        let (mut own, mut all) = (0, 0);
+        for (replica, record) in self.replicas.iter().enumerate() {
+            let zone = (replica as u16).checked_rem(self.spec.zones)?;
+            for (node, sessions) in record.sessions.iter().enumerate() {
+                all += sessions.len();
+                own += if node as u16 % self.spec.zones == zone { sessions.len() } else { 0 };
+            }
+        }
+        (all > 0).then(|| own as f64 / all as f64)
     }
 
     /// The planner of replica `number`, for whoever measures how long its answers take.

@@ -15,6 +15,8 @@ pub struct Spec {
     pub pool: Pool,
     /// Gateway replicas at the start.
     pub replicas: u16,
+    /// Zones, among which endpoints and replicas are dealt out in turn; 0: nobody knows of any.
+    pub zones: u16,
     /// Clients at the start.
     pub clients: u32,
     /// Endpoints at the start: 0 to `endpoints` - 1 in [`Op`]s.
@@ -196,6 +198,7 @@ impl Spec {
         Self {
             pool,
             replicas: 1,
+            zones: 0,
             clients,
             endpoints,
             start: Start::Standing,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use balance::victims::Tenants;
 use balance::{Planner, Tier};
-use model::{Endpoint, EndpointState, Time};
+use model::{Endpoint, EndpointState, Time, Zone};
 use session::Session;
 
 /// No number.
@@ -207,6 +207,11 @@ impl Relays {
 pub fn endpoint(number: u16, name: &str) -> Endpoint {
     let [high, low] = number.to_be_bytes();
     Endpoint::new(name, std::net::SocketAddr::from(([10, 0, high, low], 80)))
+}
+
+/// The zone of endpoint or replica `number`, when there are so many zones.
+pub fn zone(number: u16, zones: u16) -> Option<Zone> {
+    Some(Zone::new(format!("zone-{}", number.checked_rem(zones)?)))
 }
 
 /// The number behind an address of [`endpoint`].

@@ -76,6 +76,8 @@ pub struct Outcome {
     pub events: u64,
     /// Clients with a session at the end.
     pub connected: u32,
+    /// Share of the sessions at the end whose endpoint is in the zone of their replica. Without zones: `None`.
+    pub in_own_zone: Option<f64>,
     /// Clients that will come back.
     pub away: u32,
 }

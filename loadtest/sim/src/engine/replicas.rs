@@ -8,7 +8,7 @@ use model::{EndpointId, EndpointState, Time};
 
 use super::Sim;
 use super::event::Event;
-use super::parts::{Replica, Standing};
+use super::parts::{Replica, Standing, zone};
 use crate::spec::Counts;
 
 /// The planner is asked at least this often.
@@ -25,6 +25,7 @@ impl Sim {
         let mut planner = Planner::new(self.spec.pool.planner.clone(), seed);
         let version = self.lists.len() as u32 - 1;
         planner.handle_endpoints(self.now, &self.lists[version as usize]);
+        planner.handle_zone(self.now, zone(self.replicas.len() as u16, self.spec.zones));
         let replica = Replica {
             alive: true,
             planner,

@@ -218,6 +218,7 @@ fn the_quick_cases_hold_with_few_sessions() {
         ("never-return-1", 1),
         ("storm-1", 20),
         ("tier-2-to-4", 1),
+        ("zones-quiet", 20),
     ];
     for (name, divisor) in quick {
         let case = cases::all().into_iter().find(|case| case.name == name).expect("a case of this name");

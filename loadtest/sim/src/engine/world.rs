@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{EndpointState, Time};
+use model::{Endpoint, EndpointState, Time};
 use scenario::series::State;
 
 use super::Sim;
 use super::event::Event;
-use super::parts::{Node, endpoint};
+use super::parts::{Node, endpoint, zone};
 use crate::spec::Op;
 
 /// A draining endpoint looks this often whether it is empty.
@@ -32,7 +32,7 @@ impl Sim {
     /// An endpoint starts; discovery names it with the next list.
     pub(super) fn start_node(&mut self, name: &str) -> u16 {
         let number = self.nodes.len() as u16;
-        let endpoint = endpoint(number, name);
+        let endpoint = Endpoint { zone: zone(number, self.spec.zones), ..endpoint(number, name) };
         self.numbers.insert(endpoint.id.clone(), number);
         self.nodes.push(Node {
             name: name.to_owned(),
