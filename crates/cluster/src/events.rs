@@ -18,6 +18,7 @@ use model::Time;
 use tokio::time::timeout;
 
 use crate::client::Cluster;
+use crate::rules::EVENTS;
 use crate::trouble::{Call, Trouble};
 
 /// Events of one Service within [`WINDOW`].
@@ -134,13 +135,7 @@ impl Events {
 
     async fn create(&mut self, service: &ServiceName, told: &Told, left_out: u64) -> Result<(), Trouble> {
         let namespace = &service.namespace;
-        let call = Call {
-            verb: "create",
-            group: "events.k8s.io",
-            resource: "events",
-            namespace: namespace.clone(),
-            verbs: &["create"],
-        };
+        let call = Call::new("create", &EVENTS, namespace);
         let client = self.cluster.client().await?;
         let uid = self.uid(&client, service).await;
         self.count += 1;

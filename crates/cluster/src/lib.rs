@@ -13,6 +13,7 @@ mod notes;
 mod pods;
 mod reflect;
 mod resources;
+pub mod rules;
 mod service;
 mod slices;
 mod times;

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::client::Cluster;
 use crate::deletion_cost::Write;
+use crate::rules;
 use crate::trouble::{Call, Trouble};
 
 /// What ReplicaSets go by when they shrink.
@@ -19,8 +20,7 @@ impl Cluster {
     /// # Errors
     /// [`Trouble`]: why it was not written.
     pub async fn write_deletion_cost(&self, write: &Write) -> Result<(), Trouble> {
-        let namespace = write.pod.namespace.clone();
-        let call = Call { verb: "patch", group: "", resource: "pods", namespace, verbs: &["patch"] };
+        let call = Call::new("patch", &rules::DELETION_COST, &write.pod.namespace);
         let api: Api<Pod> = Api::namespaced(self.client().await?, &write.pod.namespace);
         let patch = PartialObjectMeta::<Pod> {
             types: None,

@@ -8,10 +8,8 @@ use kube::core::PartialObjectMeta;
 
 use crate::notes::{DRAIN, Notes, WEIGHT};
 use crate::reflect::Kind;
+use crate::rules::{ENDPOINT_SLICES, PODS};
 use crate::trouble::Call;
-
-/// What is needed for a kind that is watched.
-const VERBS: &[&str] = &["list", "watch"];
 
 /// Whole EndpointSlices.
 pub(crate) struct SliceKind;
@@ -21,8 +19,7 @@ impl Kind for SliceKind {
     type Item = Arc<EndpointSlice>;
 
     fn call(verb: &'static str, namespace: &str) -> Call {
-        let (group, resource) = ("discovery.k8s.io", "endpointslices");
-        Call { verb, group, resource, namespace: namespace.to_owned(), verbs: VERBS }
+        Call::new(verb, &ENDPOINT_SLICES, namespace)
     }
 
     fn item(mut slice: EndpointSlice) -> Option<(String, Self::Item)> {
@@ -41,7 +38,7 @@ impl Kind for PodKind {
     type Item = Notes;
 
     fn call(verb: &'static str, namespace: &str) -> Call {
-        Call { verb, group: "", resource: "pods", namespace: namespace.to_owned(), verbs: VERBS }
+        Call::new(verb, &PODS, namespace)
     }
 
     fn item(pod: PartialObjectMeta<Pod>) -> Option<(String, Notes)> {

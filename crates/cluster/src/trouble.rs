@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kube::core::Status;
 
+use crate::rules::Rule;
+
 /// Longest text of the API that is repeated, in characters.
 const WORDS_MAX: usize = 300;
 
@@ -22,6 +24,20 @@ pub struct Call {
     pub namespace: String,
     /// All verbs that the gateway needs for this resource, for the rule to add.
     pub verbs: &'static [&'static str],
+}
+
+impl Call {
+    /// `verb` under a rule that has it.
+    pub fn new(verb: &'static str, rule: &Rule, namespace: &str) -> Self {
+        debug_assert!(rule.verbs.contains(&verb), "{verb} is not in {rule:?}");
+        Self {
+            verb,
+            group: rule.group,
+            resource: rule.resource,
+            namespace: namespace.to_owned(),
+            verbs: rule.verbs,
+        }
+    }
 }
 
 impl fmt::Display for Call {

@@ -11,6 +11,7 @@ mod runner;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use cluster::rules::{DELETION_COST, RULES, Rule};
 use runner::Process;
 use support::{Endpoint, wait_until};
 
@@ -38,6 +39,44 @@ fn every_configuration_is_accepted_and_the_only_warning_is_the_open_admin_port()
     assert!(
         policy.contains("port: admin") && read("base/kustomization.yaml").contains("- network-policy.yaml")
     );
+}
+
+#[test]
+fn the_demo_plays_the_scenario_of_the_load_tests() {
+    // kustomize takes no file from outside of its folder, so there are two.
+    let original = deploy("../loadtest/scenarios/cluster-scale-out.yaml");
+    assert_eq!(read("overlays/websocket-demo/scenario.yaml"), std::fs::read_to_string(original).unwrap());
+}
+
+/// What the Role of a file grants, one entry a verb: `verb group/resource`.
+fn granted(file: &str) -> BTreeSet<String> {
+    let text = read(file);
+    let role: serde_json::Value = serde_saphyr::from_str(text.split("\n---\n").next().unwrap()).unwrap();
+    assert_eq!(role["kind"], "Role", "{file}");
+    let mut granted = BTreeSet::new();
+    let words = |value: &serde_json::Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    for rule in role["rules"].as_array().unwrap() {
+        for (group, resource) in words(&rule["apiGroups"]).iter().zip(words(&rule["resources"])) {
+            granted.extend(words(&rule["verbs"]).iter().map(|verb| format!("{verb} {group}/{resource}")));
+        }
+    }
+    granted
+}
+
+fn needed(rules: &[Rule]) -> BTreeSet<String> {
+    let one = |rule: &Rule| {
+        let (group, resource) = (rule.group, rule.resource);
+        rule.verbs.iter().map(move |verb| format!("{verb} {group}/{resource}"))
+    };
+    rules.iter().flat_map(one).collect()
+}
+
+#[test]
+fn the_role_grants_what_the_gateway_asks_for_and_nothing_else() {
+    assert_eq!(granted("base/role.yaml"), needed(&RULES));
+    assert_eq!(granted("components/deletion-cost/role.yaml"), needed(&[DELETION_COST]));
 }
 
 /// A pool of each protocol, with nobody at either.
