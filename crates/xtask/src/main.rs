@@ -1,4 +1,5 @@
-//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `book`, `manifests`, `fuzz`, `setup`, `rabbitmq`.
+//! Project chores as programs: `cargo xtask test`, `tidy`, `purity`, `reference`, `book`, `manifests`, `image`,
+//! `fuzz`, `setup`, `rabbitmq`.
 //!
 //! A rule that matters is a program here, so that neither memory nor review has to hold it. Everything is called
 //! through ordinary tools (cargo, npm, pip); there is no other build system. Not here: the tests themselves.
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 mod book;
 mod broker;
 mod fuzz;
+mod image;
 mod manifests;
 mod metadata;
 mod purity;
@@ -49,6 +51,8 @@ enum Chore {
     Reference,
     /// Builds the documents as a book into target/book; installs mdbook when it is missing.
     Book,
+    /// Builds the static program of the image, and runs it alone in its root. Needs root.
+    Image,
     /// Renders deploy/ and holds it against the schemas of Kubernetes, the gateway, and itself.
     Manifests,
     /// Runs fuzz targets on stable Rust.
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Chore::Purity => purity::run(&root).and_then(report),
         Chore::Book => book::build(&root).map(|_| true),
         Chore::Reference => reference::run(&root),
+        Chore::Image => image::run(&root).map(|_| true),
         Chore::Manifests => manifests::run(&root).map(|counts| {
             println!("{} resources", counts.passed);
             true

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::bail;
 
 use crate::steps::{Counts, Steps, call, call_tests};
-use crate::{book, fuzz, manifests, purity, setup, tidy};
+use crate::{book, fuzz, image, manifests, purity, setup, tidy};
 
 /// Tests of the interop run: they get a step of their own, with their counts shown.
 const INTEROP_TESTS: [&str; 2] = ["the_two_ends_agree_without_a_gateway", "real_clients_lose_nothing"];
@@ -66,6 +66,7 @@ pub fn run(root: &Path, long: bool) -> anyhow::Result<bool> {
         }
         call_tests(tests.args(["--nocapture", "--test-threads", "1", AMQP_TESTS]))
     });
+    steps.run("image", || image::run(root));
     if long {
         steps.run("book", || book::build(root));
         steps.run("fuzz", || {
