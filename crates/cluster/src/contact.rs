@@ -163,7 +163,7 @@ mod tests {
         let mut wait = |roll| contact.handle_failure(at(1), at(1), away(), roll).wait;
         assert_eq!([wait(1.0), wait(1.0), wait(1.0)].map(|wait| wait.as_millis()), [200, 400, 800]);
         let _ = (0..100).map(|_| wait(1.0)).fold(Duration::ZERO, Duration::max);
-        assert_eq!([wait(1.0), wait(0.0)].map(|wait| wait.as_secs()), [30, 15]);
+        assert_eq!([wait(1.0), wait(0.0)].map(|wait| wait.as_secs()), [10, 5]);
     }
 
     #[test]

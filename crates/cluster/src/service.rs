@@ -134,6 +134,9 @@ impl Endpoints {
         for text in complaints.iter().filter(|text| !self.complaints.contains(text)) {
             tracing::warn!("{text}");
         }
+        if complaints.is_empty() && !self.complaints.is_empty() {
+            tracing::info!("{} is in order again", self.view.name());
+        }
         self.complaints = complaints;
     }
 }

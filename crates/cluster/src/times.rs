@@ -43,7 +43,7 @@ impl Default for Times {
             watch: Duration::from_secs(60),
             watch_slack: Duration::from_secs(10),
             retry_min: Duration::from_millis(200),
-            retry_max: Duration::from_secs(30),
+            retry_max: Duration::from_secs(10),
             cut_max: Duration::from_secs(1),
             good_watch: Duration::from_secs(1),
             stale_after: Duration::from_secs(10),

@@ -221,7 +221,8 @@ impl View {
         })
     }
 
-    fn name(&self) -> String {
+    /// The Service, in words.
+    pub(crate) fn name(&self) -> String {
         let namespace = self.target.namespace.as_deref().unwrap_or("the own namespace");
         format!("Service {} in {namespace}", self.target.service)
     }
