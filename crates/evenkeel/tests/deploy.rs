@@ -41,13 +41,6 @@ fn every_configuration_is_accepted_and_the_only_warning_is_the_open_admin_port()
     );
 }
 
-#[test]
-fn the_demo_plays_the_scenario_of_the_load_tests() {
-    // kustomize takes no file from outside of its folder, so there are two.
-    let original = deploy("../loadtest/scenarios/cluster-scale-out.yaml");
-    assert_eq!(read("overlays/websocket-demo/scenario.yaml"), std::fs::read_to_string(original).unwrap());
-}
-
 /// What the Role of a file grants, one entry a verb: `verb group/resource`.
 fn granted(file: &str) -> BTreeSet<String> {
     let text = read(file);
