@@ -38,7 +38,7 @@ impl Planner {
         }
     }
 
-    /// Empties an endpoint as if it were terminating, whatever discovery says of it, by `deadline` from now
+    /// Empties an endpoint (by id, or by its Pod's name) as if it were terminating, whatever discovery says of it, by `deadline` from now
     /// (default: `drain_deadline`). It lasts until [`Self::cancel_drain`], or until discovery no longer names the
     /// endpoint. Returns the deadline that counts.
     ///
@@ -63,6 +63,11 @@ impl Planner {
         self.order(now, endpoint, None)
     }
 
+    /// The id of an endpoint that may be named by its Pod. What is not there stays as it is.
+    pub fn endpoint_id(&self, name: &EndpointId) -> EndpointId {
+        self.slots.find_listed(name).map_or_else(|| name.clone(), |index| self.slots.at(index).id.clone())
+    }
+
     fn order(
         &mut self,
         now: Time,
@@ -75,8 +80,7 @@ impl Planner {
             endpoint: endpoint.clone(),
             known: listed.map(|slot| slot.id.clone()).take(KNOWN_MAX).collect(),
         };
-        let index =
-            self.slots.find(endpoint).filter(|index| self.slots.at(*index).listed).ok_or_else(unknown)?;
+        let index = self.slots.find_listed(endpoint).ok_or_else(unknown)?;
         let (limits, rules) = (&self.settings.limits, self.slots.rules);
         self.slots.update(now, index, |slot| {
             // A second order begins anew, with its own deadline.

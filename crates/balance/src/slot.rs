@@ -1,9 +1,10 @@
 //! What the planner keeps of one endpoint: what discovery said, and live counts that outlive every refresh.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Endpoint, EndpointId, EndpointState, Time, Weight, Zone};
+use model::{Endpoint, EndpointId, EndpointState, Pod, Time, Weight, Zone};
 
 use crate::pace::Bucket;
 use crate::zone::PULL;
@@ -25,6 +26,8 @@ pub(crate) struct Slot {
     pub(crate) weight: Weight,
     /// Where it runs, when that is known.
     pub(crate) zone: Option<Zone>,
+    /// Whose name may stand for the id.
+    pub(crate) pod: Option<Arc<Pod>>,
     /// It is in the own zone, and that is preferred.
     pub(crate) is_near: bool,
     /// What it counts for in placement, in thousandths of a weight: its weight, and more when it is near. `Slots::rebuild` keeps
@@ -141,6 +144,7 @@ impl Slot {
             address: endpoint.address,
             weight: endpoint.weight,
             zone: endpoint.zone.clone(),
+            pod: endpoint.pod.clone(),
             is_near: false,
             pull: u64::from(endpoint.weight.value()) * PULL,
             state: EndpointState::Unready,
@@ -196,6 +200,7 @@ impl Slot {
         self.address = endpoint.address;
         self.weight = endpoint.weight;
         self.zone.clone_from(&endpoint.zone);
+        self.pod.clone_from(&endpoint.pod);
         self.reported = endpoint.state;
         self.listed = true;
         self.vanished_at = None;

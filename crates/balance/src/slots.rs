@@ -137,6 +137,13 @@ impl Slots {
         self.list.binary_search_by(|slot| slot.id.cmp(id)).ok()
     }
 
+    /// The listed endpoint with that id, or of the Pod with that name.
+    pub(crate) fn find_listed(&self, name: &EndpointId) -> Option<usize> {
+        let is_pod = |slot: &Slot| slot.pod.as_ref().is_some_and(|pod| pod.name == name.as_str());
+        let by_id = self.find(name).filter(|index| self.list[*index].listed);
+        by_id.or_else(|| self.list.iter().position(|slot| slot.listed && is_pod(slot)))
+    }
+
     // ---- changing
 
     /// Changes one endpoint.

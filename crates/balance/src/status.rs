@@ -121,6 +121,9 @@ pub struct Admitted {
 pub struct EndpointStatus {
     /// Its identity.
     pub id: EndpointId,
+    /// Name of its Pod, when that is known. Commands take it for the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Where it is dialed.
     pub address: SocketAddr,
     /// Its share relative to the others.
@@ -232,6 +235,7 @@ impl Planner {
         };
         EndpointStatus {
             id: slot.id.clone(),
+            pod: slot.pod.as_ref().map(|pod| pod.name.clone()),
             address: slot.address,
             weight: slot.weight.value(),
             state: slot.state,

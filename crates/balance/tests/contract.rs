@@ -1,11 +1,12 @@
 //! The planner's contract, call by call: picks, counts, the return ledger, holds; and a property over any calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use balance::{
     Action, ClientKey, Ended, Limits, Move, MoveReason, Planner, Policy, Purpose, Request, Settings, Visitor,
 };
-use model::{Endpoint, EndpointId, EndpointState, Time, Weight};
+use model::{Endpoint, EndpointId, EndpointState, Pod, Time, Weight};
 use proptest::prelude::*;
 
 const CLIENT: ClientKey = ClientKey(1);
@@ -318,6 +319,20 @@ fn a_draining_move_tells_its_deadline() {
         deadline: Some(now + Duration::from_secs(30)),
     };
     assert_eq!(asked, [expected]);
+}
+
+#[test]
+fn an_endpoint_is_drained_by_its_id_or_by_the_name_of_its_pod() {
+    let mut planner = planner(Policy::LeastConnections, &[]);
+    let pod = |name: &str| Some(Arc::new(Pod { namespace: "n".into(), name: name.into(), node: None }));
+    let listed = |id: &str, name: &str| Endpoint { pod: pod(name), ..endpoint(id, 1, EndpointState::Ready) };
+    planner.handle_endpoints(Time::ZERO, &[listed("uid-1", "rabbit-0"), listed("uid-2", "rabbit-1")]);
+    assert_eq!(planner.endpoint_id(&"rabbit-1".into()).as_str(), "uid-2");
+    assert_eq!(planner.endpoint_id(&"uid-1".into()).as_str(), "uid-1");
+    planner.drain(Time::ZERO, &"rabbit-1".into(), None).expect("its Pod is known");
+    let states: Vec<_> = planner.status(Time::ZERO).endpoints.iter().map(|e| e.state).collect();
+    assert_eq!(states, [EndpointState::Ready, EndpointState::Terminating]);
+    assert!(planner.drain(Time::ZERO, &"rabbit-2".into(), None).is_err());
 }
 
 #[test]

@@ -59,9 +59,19 @@ pub fn status(answer: &Value) -> String {
     for (name, pool) in pools(answer) {
         text += &format!("\npool {}: {}\n", printable(name), cell(&pool["state"]));
         text += &pairs(&pool_facts(pool));
-        text += &separated(&table(&STATUS_COLUMNS, &pool["endpoints"]));
+        text += &separated(&table(&status_columns(pool), &pool["endpoints"]));
     }
     text
+}
+
+/// Endpoints that are Pods are shown, and may be named, by their Pods.
+fn status_columns(pool: &Value) -> [Column; 10] {
+    let mut columns = STATUS_COLUMNS;
+    let mut endpoints = pool["endpoints"].as_array().into_iter().flatten().peekable();
+    if endpoints.peek().is_some() && endpoints.all(|endpoint| endpoint["pod"].is_string()) {
+        columns[0].1 = "pod";
+    }
+    columns
 }
 
 fn pool_facts(pool: &Value) -> Vec<(&'static str, String)> {
@@ -321,6 +331,15 @@ pool chat: guarded
   b-long    10.0.0.7:8080  ready       1         3    6.50        0       0        0  slow_start
 ";
         assert_eq!(status(&answer), expected);
+    }
+
+    #[test]
+    fn endpoints_that_are_pods_are_shown_by_their_names() {
+        let shown = |endpoints: Value| status(&json!({"pools": {"app": {"endpoints": endpoints}}}));
+        let pods = shown(json!([{"id": "uid-1", "pod": "chat-0"}, {"id": "uid-2", "pod": "chat-1"}]));
+        assert!(pods.contains("chat-1") && !pods.contains("uid-2"), "{pods}");
+        let mixed = shown(json!([{"id": "uid-1", "pod": "chat-0"}, {"id": "10.0.0.7:80"}]));
+        assert!(mixed.contains("uid-1") && mixed.contains("10.0.0.7:80"), "{mixed}");
     }
 
     fn a_plan(moves: u64, pace: f64) -> Value {

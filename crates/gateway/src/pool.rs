@@ -387,10 +387,10 @@ impl Pool {
     /// What is still at `endpoint`: sessions, handshakes and requests in flight, and connections that a session has left and
     /// that are not closed yet. 0 for one that is not there.
     pub fn left(&self, now: Time, endpoint: &EndpointId) -> u64 {
-        let status = self.plan(|planner| planner.status(now));
-        let known = status.endpoints.iter().find(|known| known.id == *endpoint);
+        let (status, id) = self.plan(|planner| (planner.status(now), planner.endpoint_id(endpoint)));
+        let known = status.endpoints.iter().find(|known| known.id == id);
         let held = known.map_or(0, |known| u64::from(known.sessions) + u64::from(known.pending));
-        held + self.gauges.retired(endpoint) as u64
+        held + self.gauges.retired(&id) as u64
     }
 
     /// Runs `f` on the planner.
