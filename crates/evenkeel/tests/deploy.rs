@@ -44,15 +44,18 @@ fn every_configuration_is_accepted_and_the_only_warning_is_the_open_admin_port()
 /// What the Role of a file grants, one entry a verb: `verb group/resource`.
 fn granted(file: &str) -> BTreeSet<String> {
     let text = read(file);
-    let role: serde_json::Value = serde_saphyr::from_str(text.split("\n---\n").next().unwrap()).unwrap();
+    let first = text.split("\n---\n").next().unwrap_or_default();
+    let role: serde_json::Value = serde_saphyr::from_str(first).expect("a manifest is YAML");
     assert_eq!(role["kind"], "Role", "{file}");
-    let mut granted = BTreeSet::new();
-    let words = |value: &serde_json::Value| -> Vec<String> {
-        value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    let words = |list: &serde_json::Value| -> Vec<String> {
+        let words = list.as_array().into_iter().flatten();
+        words.map(|word| word.as_str().expect("a word").to_owned()).collect()
     };
-    for rule in role["rules"].as_array().unwrap() {
-        for (group, resource) in words(&rule["apiGroups"]).iter().zip(words(&rule["resources"])) {
-            granted.extend(words(&rule["verbs"]).iter().map(|verb| format!("{verb} {group}/{resource}")));
+    let mut granted = BTreeSet::new();
+    for rule in role["rules"].as_array().expect("a Role has rules") {
+        let [groups, resources, verbs] = ["apiGroups", "resources", "verbs"].map(|part| words(&rule[part]));
+        for (group, resource) in groups.iter().flat_map(|g| resources.iter().map(move |r| (g, r))) {
+            granted.extend(verbs.iter().map(|verb| format!("{verb} {group}/{resource}")));
         }
     }
     granted
