@@ -12,7 +12,7 @@ use config::Config;
 use futures_util::future::join_all;
 use gateway::{Gateway, TierReport};
 use hyper::Method;
-use model::{Endpoint, EndpointId, EndpointState, PoolName, ReplicaName};
+use model::{Endpoint, EndpointId, EndpointState, PoolName, ReplicaName, Zone};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -65,6 +65,8 @@ pub struct Follower {
     seen: Option<Seen>,
     /// To be in force then.
     next: Option<(Instant, Seen)>,
+    /// Where this replica runs: a Pod never changes its node.
+    zone: Option<Zone>,
 }
 
 impl Follower {
@@ -75,7 +77,7 @@ impl Follower {
         config: watch::Receiver<Arc<Config>>,
         totals: watch::Sender<Totals>,
     ) -> Self {
-        Self { gateway, cluster, config, totals, service: None, seen: None, next: None }
+        Self { gateway, cluster, config, totals, service: None, seen: None, next: None, zone: None }
     }
 
     /// One loop: the configuration, the Service, the polls.
@@ -117,13 +119,25 @@ impl Follower {
 
     /// Takes what the Service has now; a list without a ready replica says nothing, since this one runs.
     fn take(&mut self, found: &Found) {
-        let seen = found.endpoints.as_deref().and_then(|list| look(list, self.cluster.identity()));
+        let list = found.endpoints.as_deref().unwrap_or_default();
+        self.learn_zone(list);
+        let seen = look(list, self.cluster.identity());
         let Some(seen) = seen else { return };
         self.next = (self.seen.as_ref() != Some(&seen)).then(|| {
             // The first list is better than none.
             let wait = if self.seen.is_none() { Duration::ZERO } else { DEBOUNCE };
             (Instant::now() + wait, seen)
         });
+    }
+
+    /// The own entry tells it, ready or not.
+    fn learn_zone(&mut self, list: &[Endpoint]) {
+        let Some(zone) = zone_of(list, self.cluster.identity()).filter(|_| self.zone.is_none()) else {
+            return;
+        };
+        tracing::info!(%zone, "own zone, as the Service of the tier says");
+        self.gateway.set_zone(Some(zone.clone()));
+        self.zone = Some(zone);
     }
 
     fn settle(&mut self) {
@@ -224,6 +238,11 @@ fn look(list: &[Endpoint], identity: &Identity) -> Option<Seen> {
     Some(Seen::Others(others.map(peer).collect()))
 }
 
+/// Of the entry that is this replica's.
+fn zone_of(list: &[Endpoint], identity: &Identity) -> Option<Zone> {
+    list.iter().find(|endpoint| is_own(endpoint, identity))?.zone.clone()
+}
+
 fn is_own(endpoint: &Endpoint, identity: &Identity) -> bool {
     if let Some(uid) = &identity.uid {
         return endpoint.id.as_str() == uid;
@@ -308,6 +327,19 @@ mod tests {
         }
         assert_eq!(names(look(&list[2..], &uid("uid-a"))), ["nothing"]);
         assert_eq!(names(look(&[], &uid("uid-a"))), ["nothing"]);
+    }
+
+    #[test]
+    fn the_own_entry_tells_the_zone_whatever_its_state() {
+        let placed = |name: &str, ip: &str, zone: &str| Endpoint {
+            zone: Some(zone.into()),
+            ..replica(name, ip, EndpointState::Unready)
+        };
+        let list = [placed("a", "10.0.0.1", "eu-1a"), placed("b", "10.0.0.2", "eu-1b")];
+        let own = |name: &str| Identity { pod: Some(name.into()), ..Identity::default() };
+        assert_eq!(zone_of(&list, &own("b")), Some("eu-1b".into()));
+        assert_eq!(zone_of(&list, &own("c")), None);
+        assert_eq!(zone_of(&list, &Identity::default()), None);
     }
 
     #[test]
