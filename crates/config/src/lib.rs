@@ -1,7 +1,7 @@
 //! The configuration: text in, a checked [`Config`] out, with every complaint at its key, line and column.
 //!
 //! [`parse`] reads the whole file, [`parse_endpoints`] a watched endpoint list, [`Router`] and [`AmqpRouter`] apply the routes, [`Key`]
-//! finds a key in a request, [`explain`] tells an operator what the file means, [`json_schema`] an editor and [`reference`] a reader what
+//! finds a key in a request, [`explain`] tells an operator what the file means, [`json_schema`] an editor and [`mod@reference`] a reader what
 //! may be in it. Not here: reading files, watching them, looking at the
 //! machine (whether a certificate exists, how many descriptors there are).
 

@@ -70,7 +70,7 @@ pub async fn discovery(args: Args) -> anyhow::Result<ExitCode> {
     world.watch(FIRST_WITHIN, |sample| sample.open.get(&name).is_some_and(|n| *n > 0)).await?;
     world.watch(Duration::from_secs(1), |_| false).await?;
     let (sessions, _) = world.account().await?;
-    let during = ends(&sessions, cut_from).len() as u64;
+    let moved: u64 = ends(&sessions, cut_to).values().sum();
     let ended: Vec<_> =
         sessions.iter().filter(|session| (cut_from..cut_to).contains(&session.closed_s)).collect();
     let on_new = sessions.iter().filter(|session| session.endpoint == name).map(|session| session.opened_s);
@@ -78,8 +78,7 @@ pub async fn discovery(args: Args) -> anyhow::Result<ExitCode> {
     let mut text =
         format!("{} clients, {} gateways, min_ready {MIN_READY_S} s\n", args.clients, args.gateways);
     let _ = writeln!(text, "  watches cut {CUTS} times: {} sessions ended", ended.len());
-    let _ =
-        writeln!(text, "  first session on a new endpoint {} ({during} kinds of ends in all)", after(first));
+    let _ = writeln!(text, "  first session on a new endpoint {} ({moved} sessions moved)", after(first));
     let mut missed = Vec::new();
     if !ended.is_empty() {
         missed.push(format!("{} sessions ended while only watches were cut", ended.len()));
