@@ -25,6 +25,11 @@ pub struct Process {
 impl Process {
     /// Starts it and waits until it listens.
     pub fn start(config: &str) -> Self {
+        Self::start_as(config, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_as(config: &str, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (file, addresses) = (folder.path().join("evenkeel.yaml"), folder.path().join("addresses.json"));
         write(&file, config);
@@ -32,6 +37,7 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
         command.arg("gateway").arg("--config").arg(&file).arg("--address-file").arg(&addresses);
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stderr(log);
+        command.envs(variables.iter().copied());
         let mut child = command.spawn().expect("the binary starts");
         let text = eventually("the address file", || {
             let ended = child.try_wait().expect("a child can be looked at");
