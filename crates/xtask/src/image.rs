@@ -88,6 +88,11 @@ fn target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
+/// How the program is built here and in the Dockerfile.
+const BUILD: [&str; 5] = ["build", "--release", "--locked", "--package", "evenkeel"];
+/// Nothing in the image could read symbols.
+const STRIP: &str = "CARGO_PROFILE_RELEASE_STRIP";
+
 /// The static program, stripped: the image has nothing that could read its symbols.
 fn build(root: &Path) -> anyhow::Result<PathBuf> {
     let target = target();
@@ -99,9 +104,16 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
     if Command::new("musl-gcc").arg("--version").stdout(Stdio::null()).status().is_err() {
         apt(&["musl-tools"])?;
     }
+    let recipe = fs::read_to_string(root.join("deploy/image/Dockerfile"))?;
+    if !recipe.contains(&format!("{STRIP}=symbols cargo {} ", BUILD.join(" "))) {
+        bail!(
+            "deploy/image/Dockerfile builds otherwise than is tried here; expected `{STRIP}=symbols cargo {}`",
+            BUILD.join(" ")
+        );
+    }
     let mut build = cargo(root);
-    build.args(["build", "--release", "--locked", "--package", "evenkeel", "--target", &target]);
-    call(build.env("CARGO_PROFILE_RELEASE_STRIP", "symbols"))?;
+    build.args(BUILD).args(["--target", &target]);
+    call(build.env(STRIP, "symbols"))?;
     let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Ok(folder.join(target).join("release/evenkeel"))
 }
